@@ -1,0 +1,254 @@
+"""Settings: one validated record for the controller, and the training configuration with the guide's names."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+
+def check_number(
+    owner: str,
+    name: str,
+    value: Any,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    open_low: bool = False,
+    open_high: bool = False,
+    integer: bool = False,
+    optional: bool = False,
+) -> None:
+    """Refuse `value` unless it is a finite number (or integer) between the bounds.
+
+    Raises:
+        TypeError: Not a number, or not an integer where one is needed.
+        ValueError: NaN, infinite, or outside the bounds.
+    """
+    if value is None and optional:
+        return
+    kind = "an integer" if integer else "a number"
+    if isinstance(value, bool) or not isinstance(value, int if integer else (int, float)):
+        raise TypeError(
+            f"{owner}: argument `{name}` must be {kind}{' or None' if optional else ''}. Received: {name}={value!r} "
+            f"of type {type(value).__name__}."
+        )
+    below = value <= low if open_low else value < low
+    above = value >= high if open_high else value > high
+    if not math.isfinite(value) or below or above:
+        interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high or high == math.inf else ']'}"
+        raise ValueError(f"{owner}: argument `{name}` must be {kind} in {interval}. Received: {name}={value!r}.")
+
+
+def check_bool(owner: str, name: str, value: Any) -> None:
+    """Refuse `value` unless it is `True` or `False`.
+
+    Raises:
+        TypeError: Anything else.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{owner}: argument `{name}` must be True or False. Received: {name}={value!r}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptiveWeightConfig:
+    """Settings of the adaptive weight. Immutable and validated at construction.
+
+    The first eleven defaults are those of the user's guide; the source of each of the others is beside it.
+
+    Args:
+        enabled: `False` records statistics but never changes the weight.
+        min_weight: Lower bound of the weight, above 0.
+        max_weight: Upper bound of the weight.
+        max_change_percent: Largest change of one decision as a fraction: up is times `1 + p`, down is divided by it.
+        warmup_steps: Finite, applied steps before the first change.
+        cooling_period: Steps after a change in which no other is made; they are the change's trial.
+        min_stable_steps: Consecutive steps without spike or skip that a change needs.
+        variance_threshold: Highest variance of the recent losses, in units of their squared running average.
+        loss_smoothing_factor: Smoothing of the current loss: it is the mean of the last `2 / factor - 1` losses (19 for
+            0.1), the span over which a mean has the lag of an exponential average with this factor.
+        max_loss_spike_threshold: A loss above this many times its average is a spike.
+        gradient_norm_threshold: Recent norms above it count as growing. `None`: no such limit.
+        loss_ratio_high: Smoothed loss over running average from which the loss counts as high (the guide's 1.1).
+        loss_ratio_low: Ratio below which the loss counts as low (the guide's 0.9).
+        gradient_growth_threshold: Ratio of recent to earlier norms from which gradients count as growing (1.5).
+        reference_steps: Number of earlier losses in the running average, the warmup's length by default.
+        significance: Standard errors (normal quantile, corrected for few samples) that a difference must exceed to be
+            taken for a signal. Calibrated: at most one false change in 10,000 steps of stationary noise.
+        trial_tolerance: Relative rise of the loss that a trial always forgives.
+        trial_significance: Standard errors by which a trial's loss must be worse, beyond the tolerance.
+        cooling_backoff: Factor on the cooling after each rollback in a row.
+        max_cooling_factor: Longest cooling, in cooling periods.
+        absurd_loss_factor: A weighted loss above this many times its average is refused by the validation.
+        max_rollbacks: Rollbacks in a row at which adaptation disables itself.
+        max_non_finite_steps: Non-finite steps in a row at which adaptation disables itself; ten finite steps forgive
+            one, so a lasting share above one in eleven gets there too.
+
+    Raises:
+        TypeError: A value of the wrong type.
+        ValueError: A value that is NaN, infinite or outside its bounds, or `min_weight` above `max_weight`.
+    """
+
+    enabled: bool = True
+    min_weight: float = 1.0
+    max_weight: float = 5.0
+    max_change_percent: float = 0.05
+    warmup_steps: int = 100
+    cooling_period: int = 50
+    min_stable_steps: int = 10
+    variance_threshold: float = 0.5
+    loss_smoothing_factor: float = 0.1
+    max_loss_spike_threshold: float = 2.0
+    gradient_norm_threshold: float | None = 5.0
+    loss_ratio_high: float = 1.1
+    loss_ratio_low: float = 0.9
+    gradient_growth_threshold: float = 1.5
+    reference_steps: int = 100
+    significance: float = 4.5
+    trial_tolerance: float = 0.05
+    trial_significance: float = 3.0
+    cooling_backoff: float = 2.0
+    max_cooling_factor: float = 8.0
+    absurd_loss_factor: float = 10.0
+    max_rollbacks: int = 3
+    max_non_finite_steps: int = 5
+
+    def __post_init__(self) -> None:
+        """Validate every field."""
+        owner = type(self).__name__
+
+        def number(name: str, **bounds: Any) -> None:
+            check_number(owner, name, getattr(self, name), **bounds)
+
+        check_bool(owner, "enabled", self.enabled)
+        number("min_weight", low=0.0, open_low=True)
+        number("max_weight", low=0.0, open_low=True)
+        if self.min_weight > self.max_weight:
+            raise ValueError(
+                f"{owner}: argument `min_weight` must not be above `max_weight`. Received: "
+                f"min_weight={self.min_weight!r}, max_weight={self.max_weight!r}."
+            )
+        number("max_change_percent", low=0.0, high=1.0, open_low=True)
+        number("warmup_steps", low=0, integer=True)
+        number("cooling_period", low=1, integer=True)
+        number("min_stable_steps", low=1, integer=True)
+        number("variance_threshold", low=0.0, open_low=True)
+        number("loss_smoothing_factor", low=0.0, high=1.0, open_low=True)
+        number("max_loss_spike_threshold", low=1.0, open_low=True)
+        number("gradient_norm_threshold", low=0.0, open_low=True, optional=True)
+        number("loss_ratio_high", low=1.0, open_low=True)
+        number("loss_ratio_low", low=0.0, high=1.0, open_high=True)
+        number("gradient_growth_threshold", low=1.0, open_low=True)
+        number("reference_steps", low=5, high=10_000, integer=True)
+        number("significance", low=0.0)
+        number("trial_tolerance", low=0.0)
+        number("trial_significance", low=0.0)
+        number("cooling_backoff", low=1.0)
+        number("max_cooling_factor", low=1.0)
+        number("absurd_loss_factor", low=1.0, open_low=True)
+        number("max_rollbacks", low=1, integer=True)
+        number("max_non_finite_steps", low=1, integer=True)
+
+    @property
+    def smoothing_steps(self) -> int:
+        """Number of losses in the smoothed current loss, at least 2."""
+        return max(2, round(2.0 / self.loss_smoothing_factor - 1.0))
+
+    def check_base_weight(self, owner: str, name: str, value: Any) -> None:
+        """Refuse a base weight that is no finite number within the bounds.
+
+        Raises:
+            TypeError: Not a number.
+            ValueError: NaN, infinite, or outside `[min_weight, max_weight]`.
+        """
+        check_number(owner, name, value, low=self.min_weight, high=self.max_weight)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as a dictionary that `from_dict` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ValueError: A key that is no setting.
+        """
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"{cls.__name__}: unknown settings {unknown}. Expected some of {sorted(known)}.")
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """The training part of `XTTSConfig`, under the guide's names and with its defaults.
+
+    Args:
+        mel_loss_weight: Base weight of the mel loss, within [1, 5].
+        use_adaptive_loss_weights: Whether the mel weight adapts.
+        loss_smoothing_factor: See `AdaptiveWeightConfig`, as for the remaining ones.
+        max_loss_spike_threshold: Multiple of the average that counts as a spike.
+        gradient_norm_threshold: Norm above which gradients count as growing. `None`: no such limit.
+        adaptive_weight_max_change_percent: Largest change of one decision, as a fraction.
+        adaptive_weight_cooling_period: Steps between changes.
+        adaptive_weight_min_stable_steps: Consecutive stable steps that a change needs.
+        adaptive_weight_min_warmup_steps: Steps before the first change.
+        adaptive_weight_variance_threshold: Highest normalised variance at which a change is made.
+
+    Raises:
+        TypeError: A value of the wrong type.
+        ValueError: A value outside its bounds.
+    """
+
+    mel_loss_weight: float = 2.5
+    use_adaptive_loss_weights: bool = True
+    loss_smoothing_factor: float = 0.1
+    max_loss_spike_threshold: float = 2.0
+    gradient_norm_threshold: float | None = 5.0
+    adaptive_weight_max_change_percent: float = 0.05
+    adaptive_weight_cooling_period: int = 50
+    adaptive_weight_min_stable_steps: int = 10
+    adaptive_weight_min_warmup_steps: int = 100
+    adaptive_weight_variance_threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Validate by building what the values are for."""
+        self.adaptive_weight_config().check_base_weight(type(self).__name__, "mel_loss_weight", self.mel_loss_weight)
+
+    def adaptive_weight_config(self) -> AdaptiveWeightConfig:
+        """Return these values as the controller's settings."""
+        return AdaptiveWeightConfig(
+            enabled=self.use_adaptive_loss_weights,
+            max_change_percent=self.adaptive_weight_max_change_percent,
+            warmup_steps=self.adaptive_weight_min_warmup_steps,
+            cooling_period=self.adaptive_weight_cooling_period,
+            min_stable_steps=self.adaptive_weight_min_stable_steps,
+            variance_threshold=self.adaptive_weight_variance_threshold,
+            loss_smoothing_factor=self.loss_smoothing_factor,
+            max_loss_spike_threshold=self.max_loss_spike_threshold,
+            gradient_norm_threshold=self.gradient_norm_threshold,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class XTTSConfig:
+    """Configuration of an XTTS-style training, as far as the loss weights are concerned.
+
+    Args:
+        training: The training settings.
+
+    Example:
+
+    >>> XTTSConfig().training.adaptive_weight_cooling_period
+    50
+    """
+
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse anything but a `TrainingConfig`."""
+        if not isinstance(self.training, TrainingConfig):
+            raise TypeError(
+                f"XTTSConfig: argument `training` must be a TrainingConfig. Received: training={self.training!r}."
+            )

@@ -1,0 +1,119 @@
+"""What the controller remembers: a frozen, bounded state that JSON can hold, and the metrics read off it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from keras_adaptive_weights.config import AdaptiveWeightConfig
+from keras_adaptive_weights.decision import Reason
+from keras_adaptive_weights.statistics import Noise, Series
+
+
+class Trial(NamedTuple):
+    """The change under observation: what to go back to, the losses before and since, and the harm it did, if any."""
+
+    previous_weight: float
+    baseline: float
+    baseline_steps: int
+    noise: Noise
+    steps: int = 0
+    loss_sum: float = 0.0
+    ratio: float = 1.0
+    harm: Reason | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Trial:
+        """Read plain values."""
+        harm = values["harm"]
+        return cls(**{**values, "noise": Noise(**values["noise"]), "harm": None if harm is None else Reason(harm)})
+
+
+class ControllerState(NamedTuple):
+    """Everything the controller remembers. Frozen, bounded, and the same after a round trip through JSON."""
+
+    weight: float
+    base_weight: float
+    step: int = 0
+    observed_steps: int = 0
+    steps_since_change: int = 0
+    cooling: int = 0
+    stable_steps: int = 0
+    skipped_steps: int = 0
+    disabled: bool = False
+    last_finite: bool = True
+    breaker: int = 0
+    rollbacks: int = 0
+    previous_weight: float | None = None
+    trial: Trial | None = None
+    running_total_loss: float = math.nan
+    losses: Series = Series()
+    gradient_norms: Series = Series()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that `from_dict` reads back."""
+        return {
+            **self._asdict(),
+            "trial": self.trial and {**self.trial._asdict(), "noise": self.trial.noise._asdict()},
+            "losses": self.losses._asdict(),
+            "gradient_norms": self.gradient_norms._asdict(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ControllerState:
+        """Read what `to_dict` wrote, also after JSON turned its tuples into lists."""
+
+        def series(name: str) -> Series:
+            stored = values[name]
+            return Series(tuple(stored["recent"]), tuple(stored["reference"]), stored["reference_mean"])
+
+        trial = values["trial"]
+        return cls(
+            **{
+                **values,
+                "trial": None if trial is None else Trial.from_dict(trial),
+                **{name: series(name) for name in ("losses", "gradient_norms")},
+            }
+        )
+
+
+def initial_state(config: AdaptiveWeightConfig, base_weight: float) -> ControllerState:
+    """Return the state before the first step, at the base weight.
+
+    Raises:
+        TypeError: The base weight is no number.
+        ValueError: The base weight is not finite or outside the bounds.
+    """
+    config.check_base_weight("initial_state", "base_weight", base_weight)
+    weight = float(base_weight)
+    return ControllerState(weight=weight, base_weight=weight)
+
+
+def stability_metrics(state: ControllerState) -> dict[str, float]:
+    """Return the guide's stability metrics; averages are NaN before the first finite step.
+
+    `loss_variance` is relative to the squared running average; `loss_stability_score` is `1 / (1 + loss_variance)`.
+    """
+    variance = state.losses.variance
+    return {
+        "running_mel_loss": state.losses.average,
+        "running_total_loss": state.running_total_loss,
+        "loss_variance": variance,
+        "loss_stability_score": 1.0 / (1.0 + variance),
+        "step_count": state.step,
+    }
+
+
+def adaptive_weight_metrics(config: AdaptiveWeightConfig, state: ControllerState) -> dict[str, float | bool]:
+    """Return the guide's adaptive-weight metrics; the average norm is NaN before the first one."""
+    previous = state.weight if state.previous_weight is None else state.previous_weight
+    return {
+        "current_mel_weight": state.weight,
+        "previous_mel_weight": previous,
+        "base_mel_weight": state.base_weight,
+        "steps_since_weight_change": state.steps_since_change,
+        "consecutive_stable_steps": state.stable_steps,
+        "weight_adjustment_enabled": config.enabled and not state.disabled,
+        "avg_gradient_norm": state.gradient_norms.average,
+    }

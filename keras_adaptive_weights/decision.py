@@ -1,0 +1,237 @@
+"""The plain records everything else passes around: what was seen, what was decided, and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Self
+
+
+class Action(StrEnum):
+    """What a decision does to the weight."""
+
+    HOLD = "hold"
+    INCREASE = "increase"
+    DECREASE = "decrease"
+    ROLLBACK = "rollback"
+    REJECT = "reject"
+    DISABLE = "disable"
+    ENABLE = "enable"
+    RESET = "reset"
+
+    @property
+    def code(self) -> int:
+        """A stable small integer, for scalar dashboards (`hold` is 0)."""
+        return list(Action).index(self)
+
+
+class Reason(StrEnum):
+    """Why a decision was taken. Every reason has one sentence of advice: `Decision.advice`."""
+
+    SWITCHED_OFF = "switched_off"
+    DISABLED = "disabled"
+    NON_FINITE = "non_finite"
+    LOSS_SCALING = "loss_scaling"
+    WARMUP = "warmup"
+    COOLING = "cooling"
+    HIGH_VARIANCE = "high_variance"
+    UNSTABLE = "unstable"
+    COLLECTING = "collecting"
+    NO_SCALE = "no_scale"
+    WITHIN_BAND = "within_band"
+    NOT_SIGNIFICANT = "not_significant"
+    GRADIENTS_BLOCK_INCREASE = "gradients_block_increase"
+    AT_MAX = "at_max"
+    AT_MIN = "at_min"
+    LOSS_HIGH = "loss_high"
+    LOSS_LOW = "loss_low"
+    GRADIENTS_GROWING = "gradients_growing"
+    GRADIENTS_ABOVE_THRESHOLD = "gradients_above_threshold"
+    TRIAL_LOSS_WORSE = "trial_loss_worse"
+    TRIAL_LOSS_SPIKE = "trial_loss_spike"
+    TRIAL_NON_FINITE = "trial_non_finite"
+    WEIGHT_NOT_FINITE = "weight_not_finite"
+    WEIGHT_OUT_OF_RANGE = "weight_out_of_range"
+    WEIGHTED_LOSS_NOT_FINITE = "weighted_loss_not_finite"
+    WEIGHTED_LOSS_ABSURD = "weighted_loss_absurd"
+    NOTHING_TO_ROLL_BACK = "nothing_to_roll_back"
+    REPEATED_ROLLBACKS = "repeated_rollbacks"
+    REPEATED_NON_FINITE = "repeated_non_finite"
+    MANUAL = "manual"
+
+    @property
+    def code(self) -> int:
+        """A stable small integer, for scalar dashboards."""
+        return list(Reason).index(self)
+
+
+_ADVICE: dict[Reason, str] = {
+    Reason.SWITCHED_OFF: "adaptation is switched off in the configuration: set enabled=True to let the weight move.",
+    Reason.DISABLED: "adaptation is disabled and the weight is at its base: call enable() once the cause is gone.",
+    Reason.NON_FINITE: "the step had a non-finite loss or gradient and taught nothing: look at the batch, "
+    "at divisions and logarithms in the model, and at the learning rate.",
+    Reason.LOSS_SCALING: "the mixed-precision loss scale overflowed and is being halved: routine, nothing to do.",
+    Reason.WARMUP: "{observed_steps:.0f} of {warmup_steps:.0f} warmup steps seen: wait, or lower warmup_steps.",
+    Reason.COOLING: "{steps_since_change:.0f} of {cooling:.0f} cooling steps passed since the last change: "
+    "wait, or lower cooling_period.",
+    Reason.HIGH_VARIANCE: "loss variance {loss_variance:.3g} is above {variance_threshold:.3g}: lower the learning "
+    "rate, enlarge the batch, or shuffle better; or raise variance_threshold if such losses are normal here.",
+    Reason.UNSTABLE: "{stable_steps:.0f} of {min_stable_steps:.0f} consecutive stable steps: a spike or a skipped step "
+    "was seen; if there are many of them, look for bad batches or lower the learning rate.",
+    Reason.COLLECTING: "only {reference_steps:.0f} earlier losses to compare with: wait a few steps more.",
+    Reason.NO_SCALE: "the running average {running_average:.3g} is not a positive finite number, so no ratio to it "
+    "exists: use a loss that is positive, or a fixed weight for this term.",
+    Reason.WITHIN_BAND: "loss ratio {loss_ratio:.3f} is between {loss_ratio_low:.3g} and {loss_ratio_high:.3g}: "
+    "the loss is where it was, nothing to do.",
+    Reason.NOT_SIGNIFICANT: "loss ratio {loss_ratio:.3f} is {deviation:.1f} standard errors from 1 where "
+    "{deviation_needed:.1f} are needed: as likely noise as signal; larger batches make the losses less noisy.",
+    Reason.GRADIENTS_BLOCK_INCREASE: "the loss is high but gradient norms are growing (ratio {gradient_ratio:.2f}), "
+    "so the weight is not raised: clip gradients or lower the learning rate.",
+    Reason.AT_MAX: "the loss asks for more weight but {old_weight:.4g} is the maximum: raise max_weight or look for "
+    "the reason why this term does not learn.",
+    Reason.AT_MIN: "the evidence asks for less weight but {old_weight:.4g} is the minimum: lower min_weight or the "
+    "learning rate.",
+    Reason.LOSS_HIGH: "the loss is {loss_ratio:.3f} times its running average with steady gradients: if it keeps "
+    "rising, lower the learning rate.",
+    Reason.LOSS_LOW: "the loss is {loss_ratio:.3f} times its running average: the term is learning and needs less "
+    "weight; nothing to do.",
+    Reason.GRADIENTS_GROWING: "gradient norms are {gradient_ratio:.2f} times their average: clip gradients or lower "
+    "the learning rate if they go on growing.",
+    Reason.GRADIENTS_ABOVE_THRESHOLD: "recent gradient norms average {gradient_norm:.3g}, above "
+    "{gradient_norm_threshold:.3g}: clip gradients, lower the learning rate, or raise gradient_norm_threshold if such "
+    "norms are normal here.",
+    Reason.TRIAL_LOSS_WORSE: "after the change the loss was {trial_ratio:.3f} times what it had been: the change is "
+    "undone; nothing to do unless it repeats.",
+    Reason.TRIAL_LOSS_SPIKE: "the loss spiked to {trial_ratio:.3g} times its level while a change was on trial: the "
+    "change is undone; look at that batch if it repeats.",
+    Reason.TRIAL_NON_FINITE: "a non-finite step came while a change was on trial: the change is undone; look at that "
+    "batch.",
+    Reason.WEIGHT_NOT_FINITE: "the proposed weight was not a finite number and was refused: please report this.",
+    Reason.WEIGHT_OUT_OF_RANGE: "the proposed weight was outside its bounds and was refused: please report this.",
+    Reason.WEIGHTED_LOSS_NOT_FINITE: "the proposed weight would overflow the weighted loss: scale the loss down.",
+    Reason.WEIGHTED_LOSS_ABSURD: "the weighted loss would be {weighted_loss_ratio:.3g} times its running average: "
+    "the last batch is far from the others; look at it.",
+    Reason.NOTHING_TO_ROLL_BACK: "there is no change to undo: the last one was already undone, confirmed by a reset, "
+    "or never happened.",
+    Reason.REPEATED_ROLLBACKS: "{rollbacks:.0f} changes in a row had to be undone: adaptation switched itself off at "
+    "the base weight; lower the learning rate or keep a fixed weight, then call enable().",
+    Reason.REPEATED_NON_FINITE: "too many non-finite steps: adaptation switched itself off at the base weight; find "
+    "the batch or layer that makes them, then call enable().",
+    Reason.MANUAL: "asked for by hand.",
+}
+
+
+class _Unknown(dict[str, float]):
+    """Evidence for `format_map`: a key that was not recorded reads as not a number."""
+
+    def __missing__(self, key: str) -> float:
+        return math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One training step as the controller sees it.
+
+    Attributes:
+        step: Number of the step, counted from 1 over the whole life of the weight; never rewinds.
+        loss: Raw, unweighted loss of the term for this batch.
+        total_loss: Weighted sum of all terms for this batch, before spike dampening. `None`: unknown.
+        gradient_norm: Global norm of the unscaled gradients. `None`: not measured.
+        applied: Whether the optimizer took the step. `False`: the step was skipped.
+        loss_scaling: The step was skipped only because the mixed-precision loss scale overflowed: routine.
+        dampening: Factor by which the total and its gradients were scaled down, 1.0 where they were not.
+        non_finite: Name of the first non-finite thing seen (a loss term, else a variable's gradient).
+    """
+
+    step: int
+    loss: float
+    total_loss: float | None = None
+    gradient_norm: float | None = None
+    applied: bool = True
+    loss_scaling: bool = False
+    dampening: float = 1.0
+    non_finite: str | None = None
+
+    @property
+    def finite(self) -> bool:
+        """Whether the step was applied and everything measured on it is finite."""
+        return (
+            self.applied
+            and math.isfinite(self.loss)
+            and (self.total_loss is None or math.isfinite(self.total_loss))
+            and (self.gradient_norm is None or math.isfinite(self.gradient_norm))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided after one execution, why, and on what evidence.
+
+    Attributes:
+        step: The last step the decision looked at.
+        action: What happens to the weight.
+        reason: Why.
+        old_weight: Weight before the decision.
+        new_weight: Weight from the next step on.
+        evidence: The numbers the decision was taken on, by name.
+        note: What the person who asked for it said; empty for automatic decisions.
+    """
+
+    step: int
+    action: Action
+    reason: Reason
+    old_weight: float
+    new_weight: float
+    evidence: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def is_event(self) -> bool:
+        """Whether this is anything but a HOLD."""
+        return self.action is not Action.HOLD
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether a person asked for it, rather than the controller."""
+        return self.reason in (Reason.MANUAL, Reason.NOTHING_TO_ROLL_BACK)
+
+    @property
+    def advice(self) -> str:
+        """One sentence for a person: what it means and what to do."""
+        known = _Unknown(self.evidence, old_weight=self.old_weight, new_weight=self.new_weight)
+        return _ADVICE[self.reason].format_map(known)
+
+    def __str__(self) -> str:
+        """Return one line: step, action, weights, reason, note."""
+        note = f" ({self.note})" if self.note else ""
+        return (
+            f"step {self.step}: {self.action} {self.old_weight:.4g} -> {self.new_weight:.4g}, {self.reason}{note}: "
+            f"{self.advice}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a dictionary of plain values that `from_dict` reads back."""
+        return {
+            "step": self.step,
+            "action": self.action.value,
+            "reason": self.reason.value,
+            "old_weight": self.old_weight,
+            "new_weight": self.new_weight,
+            "evidence": dict(self.evidence),
+            "note": self.note,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote; other keys are ignored."""
+        return cls(
+            step=int(values["step"]),
+            action=Action(values["action"]),
+            reason=Reason(values["reason"]),
+            old_weight=float(values["old_weight"]),
+            new_weight=float(values["new_weight"]),
+            evidence={name: float(value) for name, value in values.get("evidence", {}).items()},
+            note=str(values.get("note", "")),
+        )

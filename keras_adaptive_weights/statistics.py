@@ -1,0 +1,140 @@
+"""Bounded, scale-free statistics of a series: recent values against the ones before them.
+
+A series keeps the last `span` values as they came, and before them up to `reference_steps` older ones. The mean of
+the recent values is the *smoothed current* value, the mean of the older ones the *running average*; no value is in
+both.
+
+Whether the two differ by more than noise is a two-sample comparison of means. Losses of successive steps are not
+independent, so the noise of a mean is that of a first-order autoregressive process: n values count as
+`n (1 - phi) / (1 + phi)` independent ones (Bayley & Hammersley 1946). `phi` and the deviation are estimated on the
+older values after removing their straight line, so that a steady descent is not taken for noise, with `phi` corrected
+for its bias in short series (Marriott & Pope 1954, Kendall 1954). The quantile needed is widened for the few effective
+samples the deviation rests on (the leading terms of the t quantile, Abramowitz & Stegun 26.7.5). All of it is relative
+to the running average: multiplying every value by a constant changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from operator import mul
+from typing import NamedTuple
+
+_MAX_AUTOCORRELATION = 0.98
+
+
+class Series(NamedTuple):
+    """The recent values, oldest first, the older ones they are compared with, and the mean of the older ones."""
+
+    recent: tuple[float, ...] = ()
+    reference: tuple[float, ...] = ()
+    reference_mean: float = math.nan
+
+    def push(self, value: float, *, span: int, reference_steps: int, clip: float) -> Series:
+        """Return the series with `value` added; on leaving the recent values one is cut at `clip` averages."""
+        recent = (*self.recent, value)
+        if len(recent) <= span:
+            return Series(recent, self.reference, self.reference_mean)
+        old = recent[0]
+        if old > clip * self.reference_mean > 0.0:
+            old = clip * self.reference_mean
+        reference = (*self.reference[-(reference_steps - 1) :], old)
+        return Series(recent[1:], reference, sum(reference) / len(reference))
+
+    @property
+    def average(self) -> float:
+        """The running average; of the recent values while there are no older ones. NaN: nothing seen."""
+        return self.reference_mean if self.reference else mean(self.recent)
+
+    @property
+    def variance(self) -> float:
+        """Variance of the recent values in units of the squared running average; 0 for fewer than two."""
+        average = self.average
+        if len(self.recent) < 2 or not 0.0 < average < math.inf:
+            return 0.0
+        center = mean(self.recent)
+        scaled = [(value - center) / average for value in self.recent]
+        return math.fsum(map(mul, scaled, scaled)) / len(scaled)
+
+    def compare(self, steps: int) -> Comparison:
+        """Hold the newest `steps` recent values (at least one) against the older ones."""
+        recent = self.recent[-max(1, steps) :]
+        current, average = mean(recent), self.reference_mean
+        ratio = current / average if 0.0 < average < math.inf else math.nan
+        return Comparison(recent, self.reference, current, average, ratio)
+
+
+class Noise(NamedTuple):
+    """Noise of a series: relative standard deviation, autocorrelation, and the number of values it was measured on."""
+
+    deviation: float = 0.0
+    autocorrelation: float = 0.0
+    samples: int = 0
+
+    def standard_error(self, *counts: int) -> float:
+        """Relative standard error of a difference of means over `counts` successive values each."""
+        inflation = (1.0 + self.autocorrelation) / (1.0 - self.autocorrelation)
+        return self.deviation * math.sqrt(sum(min(1.0, inflation / count) for count in counts))
+
+    def quantile(self, normal: float) -> float:
+        """The normal quantile, widened for the few independent values the deviation was measured on."""
+        inflation = (1.0 + self.autocorrelation) / (1.0 - self.autocorrelation)
+        freedom = max(1.0, self.samples / inflation - 2.0)
+        return normal * (1.0 + (normal * normal + 1.0) / (4.0 * freedom))
+
+
+class Comparison(NamedTuple):
+    """Recent values held against older ones: their means and the ratio of these, NaN where there is none."""
+
+    recent: tuple[float, ...]
+    reference: tuple[float, ...]
+    current: float
+    average: float
+    ratio: float
+
+    @property
+    def newer(self) -> tuple[float, ...]:
+        """The newer half of the recent values."""
+        return self.recent[len(self.recent) // 2 :]
+
+    @property
+    def lowest(self) -> float:
+        """The lower of the means of the two halves; NaN for fewer than two values."""
+        older = mean(self.recent[: len(self.recent) // 2])
+        return min(older, mean(self.newer))
+
+    @property
+    def highest(self) -> float:
+        """The higher of the means of the two halves; NaN for fewer than two values."""
+        older = mean(self.recent[: len(self.recent) // 2])
+        return max(older, mean(self.newer))
+
+    def deviation(self, noise: Noise) -> float:
+        """Distance of the ratio from 1 on the logarithmic scale, in standard errors of such a comparison."""
+        distance = abs(math.log(self.ratio)) if self.ratio > 0.0 else math.inf
+        error = noise.standard_error(len(self.recent), len(self.reference))
+        if error > 0.0:
+            return distance / error
+        return math.inf if distance > 0.0 else 0.0
+
+
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean; NaN for no values."""
+    return sum(values) / len(values) if values else math.nan
+
+
+def measure_noise(values: Sequence[float]) -> Noise:
+    """Estimate the noise of a series of positive values around its straight line, relative to its mean."""
+    n = len(values)
+    average = mean(values)
+    if n < 3 or not average > 0.0:
+        return Noise(samples=n)
+    middle = (n - 1) / 2.0
+    slope = sum(map(mul, values, [i - middle for i in range(n)])) * 12.0 / (n * (n * n - 1.0))
+    residuals = [(value - average - slope * (i - middle)) / average for i, value in enumerate(values)]
+    squares = sum(map(mul, residuals, residuals))
+    if squares <= (1e-9) ** 2 * n:  # rounding, not noise
+        return Noise(samples=n)
+    raw = sum(map(mul, residuals, residuals[1:])) / squares
+    phi = raw + (2.0 + 4.0 * raw) / n
+    return Noise(math.sqrt(squares / (n - 2)), min(max(phi, 0.0), _MAX_AUTOCORRELATION), n)

@@ -1,0 +1,165 @@
+"""The TensorBoard observer: scalars every few steps, every event at its step with a text that explains it.
+
+Written with TensorBoard's own event writer rather than `tf.summary`: one record holds all scalars of a step, which
+costs microseconds where a `tf.summary.scalar` costs 0.4 ms, and no `record_if` of another callback can drop it.
+
+TensorBoard keeps one record per tag and step, so each action has a text tag of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_STRING
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import metadata as layout_metadata
+from tensorboard.plugins.scalar import metadata as scalar_metadata
+from tensorboard.plugins.text import metadata as text_metadata
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from keras_adaptive_weights.config import AdaptiveWeightConfig
+from keras_adaptive_weights.decision import Action, Decision, Observation, Reason
+
+_EVIDENCE_SCALARS = {
+    "loss": "Raw, unweighted loss of the term.",
+    "running_average": "Mean of the losses that the recent ones are compared with.",
+    "loss_ratio": "Mean of the recent losses over the running average.",
+    "loss_variance": "Variance of the recent losses in units of the squared running average.",
+    "gradient_norm": "Mean of the recent global gradient norms.",
+    "average_gradient_norm": "Mean of the gradient norms before the recent ones.",
+    "stable_steps": "Consecutive steps without spike or skip.",
+    "skipped_steps": "Steps skipped so far.",
+}
+
+
+class TensorBoardObserver:
+    """Writes what was decided to an event file.
+
+    Args:
+        log_dir: Folder of the event file.
+        term: Name of the loss term.
+        config: Settings of the controller, for the bounds.
+        base_weight: The weight's base.
+        update_freq: Steps between two records of the scalars. Events are always written.
+
+    Raises:
+        OSError: The folder or file cannot be written.
+    """
+
+    def __init__(
+        self,
+        log_dir: str | os.PathLike[str],
+        *,
+        term: str,
+        config: AdaptiveWeightConfig,
+        base_weight: float,
+        update_freq: int = 10,
+    ) -> None:
+        self._weight_tag = f"{term.removesuffix('_loss')}_weight"
+        self._config = config
+        self._base_weight = base_weight
+        self._update_freq = update_freq
+        self._written: int | None = None
+        self._described: set[str] = set()
+        self._writer = EventFileWriter(os.fspath(log_dir), max_queue_size=1000, flush_secs=1)
+        self._write(0, [_layout(self._weight_tag)])
+
+    def observe(self, observations: Sequence[Observation], decision: Decision) -> None:
+        """Write the scalars when they are due, and an event always."""
+        due = self._written is None or decision.step - self._written >= self._update_freq
+        if not due and not decision.is_event:
+            return
+        values = [self._scalar(tag, value, about) for tag, value, about in self._scalars(decision)]
+        if decision.is_event:
+            values.append(_text(f"decisions/{decision.action.value}", _markdown(decision)))
+        self._write(decision.step, values)
+        if observations:
+            self._written = decision.step
+        if decision.is_event:
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Write what is pending and close the file. Harmless if called twice."""
+        self._writer.close()
+
+    def _scalars(self, decision: Decision) -> Iterator[tuple[str, float, str]]:
+        weight = self._weight_tag
+        yield weight, decision.new_weight, "Weight in force from the next step on."
+        yield f"{weight}/minimum", self._config.min_weight, "Lower bound of the weight."
+        yield f"{weight}/maximum", self._config.max_weight, "Upper bound of the weight."
+        yield f"{weight}/base", self._base_weight, "Base weight, which an emergency disable returns to."
+        codes = ", ".join(f"{action.code} {action.value}" for action in Action)
+        yield "action", decision.action.code, f"What was decided: {codes}."
+        codes = ", ".join(f"{reason.code} {reason.value}" for reason in Reason)
+        yield "reason", decision.reason.code, f"Why: {codes}."
+        evidence = decision.evidence
+        for tag, about in _EVIDENCE_SCALARS.items():
+            if math.isfinite(evidence.get(tag, math.nan)):
+                yield tag, evidence[tag], about
+        if evidence:
+            yield "stability_score", 1.0 / (1.0 + evidence["loss_variance"]), "1 / (1 + loss variance)."
+            left = max(0.0, evidence["cooling"] - evidence["steps_since_change"])
+            yield "cooling_left", left, "Steps until cooling ends."
+
+    def _scalar(self, tag: str, value: float, about: str) -> Summary.Value:
+        tensor = TensorProto(dtype=DT_FLOAT, float_val=[value])
+        if tag in self._described:
+            return Summary.Value(tag=tag, tensor=tensor)
+        self._described.add(tag)
+        metadata = scalar_metadata.create_summary_metadata(display_name="", description=about)
+        return Summary.Value(tag=tag, tensor=tensor, metadata=metadata)
+
+    def _write(self, step: int, values: list[Summary.Value]) -> None:
+        self._writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+
+def _layout(weight_tag: str) -> Summary.Value:
+    """Return a custom-scalars layout: the weight inside its bounds, then the evidence."""
+    margin = layout_pb2.MarginChartContent(
+        series=[
+            layout_pb2.MarginChartContent.Series(
+                value=weight_tag, lower=f"{weight_tag}/minimum", upper=f"{weight_tag}/maximum"
+            )
+        ]
+    )
+    charts = [
+        layout_pb2.Chart(title=f"{weight_tag} within its bounds", margin=margin),
+        _lines("loss and its running average", "loss$", "running_average$"),
+        _lines("loss ratio", "loss_ratio$"),
+        _lines("gradient norm and its average", "(^|/)gradient_norm$", "average_gradient_norm$"),
+        _lines("loss variance", "loss_variance$"),
+    ]
+    layout = layout_pb2.Layout(category=[layout_pb2.Category(title="adaptive weight", chart=charts)])
+    tensor = TensorProto(dtype=DT_STRING, string_val=[layout.SerializeToString()])
+    return Summary.Value(
+        tag=layout_metadata.CONFIG_SUMMARY_TAG, tensor=tensor, metadata=layout_metadata.create_summary_metadata()
+    )
+
+
+def _lines(title: str, *tags: str) -> layout_pb2.Chart:
+    return layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=list(tags)))
+
+
+def _text(tag: str, markdown: str) -> Summary.Value:
+    metadata: SummaryMetadata = text_metadata.create_summary_metadata(display_name="", description="")
+    tensor = TensorProto(dtype=DT_STRING, string_val=[markdown.encode()])
+    return Summary.Value(tag=tag, tensor=tensor, metadata=metadata)
+
+
+def _markdown(decision: Decision) -> str:
+    """Return the decision as a paragraph and a table of its evidence."""
+    headline = f"**{decision.action.value}** {decision.old_weight:.6g} → {decision.new_weight:.6g}"
+    lines = [f"{headline} at step {decision.step}, reason **{decision.reason.value}**: {decision.advice}"]
+    if decision.note:
+        lines += ["", f"Note: {decision.note}"]
+    known = {name: value for name, value in decision.evidence.items() if not math.isnan(value)}
+    if known:
+        lines += ["", "| evidence | value |", "|---|---|"]
+        lines += [f"| {name} | {value:.6g} |" for name, value in known.items()]
+    return "\n".join(lines)

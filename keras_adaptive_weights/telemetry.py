@@ -1,0 +1,202 @@
+"""What a train step leaves behind: a ring of rows for the callback, and one Keras metric for the logs.
+
+The ring is a small float64 variable with a row per step of an execution, since callbacks run once per execution and
+would see its last step only. Float64 holds float32 values and step counts exactly.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_adaptive_weights.losses import CompositeLoss
+
+_FIXED_COLUMNS = 6  # count, total, gradient norm, dampening, index of what is not finite, skipped by loss scaling only
+
+
+class StepRow(NamedTuple):
+    """One train step as it was measured: numbers, not tensors.
+
+    Attributes:
+        terms: Raw value of each term that took part.
+        total: Total loss, undampened and unscaled.
+        gradient_norm: Global norm of the unscaled gradients.
+        dampening: Factor on the total and its gradients.
+        non_finite: Name of the first non-finite thing: a term, "total_loss", a variable's gradient. `None`: applied.
+        loss_scaling: The step was skipped only because the loss scale overflowed.
+    """
+
+    terms: dict[str, float]
+    total: float
+    gradient_norm: float
+    dampening: float
+    non_finite: str | None
+    loss_scaling: bool
+
+
+class Telemetry:
+    """Ring buffer and metric of one model.
+
+    Args:
+        loss: The compiled loss; its terms are the columns.
+        steps_per_execution: Rows of the ring.
+
+    Attributes:
+        metrics: The metric that shows the terms in the logs.
+        terms: Terms of the batch whose loss was computed last: how `compute_loss`, which returns the total only, hands
+            them to the step around it.
+        variable_names: Names of the trainable variables, set while the train step is traced.
+    """
+
+    def __init__(self, loss: Any, steps_per_execution: int) -> None:
+        self._loss = loss
+        self._rows = int(steps_per_execution)
+        self.names = tuple(loss.terms) if isinstance(loss, CompositeLoss) else ()
+        self.active: tuple[str, ...] = ()
+        self.terms: dict[str, Any] = {}
+        self.variable_names: list[str] = []
+        self.metrics = StepMetrics(loss)
+        self._ring = tf.Variable(
+            tf.zeros([self._rows, _FIXED_COLUMNS + len(self.names)], tf.float64), trainable=False, name="telemetry"
+        )
+        self._read = 0.0
+
+    def fits(self, loss: Any, steps_per_execution: int) -> bool:
+        """Whether this telemetry is for that loss and that many steps."""
+        return self._loss is loss and self._rows == int(steps_per_execution)
+
+    def check_terms(self, y_true: Any, y_pred: Any) -> None:
+        """Refuse a batch in which the term of an adaptive weight takes no part.
+
+        Raises:
+            ValueError: Such a batch.
+        """
+        self.active = tuple(self.terms)
+        if not isinstance(self._loss, CompositeLoss):
+            return
+        for name in self._loss.adaptive_weights:
+            if name not in self.terms:
+                needed = self._loss.terms[name].requires
+                keys = [sorted(part) if isinstance(part, dict) else type(part).__name__ for part in (y_true, y_pred)]
+                raise ValueError(
+                    f"The weight of term {name!r} is adaptive, but the term takes no part: it needs the keys "
+                    f"{list(needed)}. Received: targets {keys[0]}, outputs {keys[1]}. Provide the keys, or give the "
+                    "term a fixed weight."
+                )
+
+    def write(self, terms: dict[str, Any], total: Any, norm: Any, dampening: Any, bad: Any, routine: Any) -> None:
+        """Add the row of one step, in the graph."""
+        count = tf.reduce_max(self._ring[:, 0]) + 1.0
+        missing = tf.constant(np.nan, tf.float64)
+        fixed = (count, total, norm, dampening, bad, routine)
+        columns = [tf.cast(value, tf.float64) for value in fixed]
+        columns += [tf.cast(terms[name], tf.float64) if name in terms else missing for name in self.names]
+        row = tf.stack(columns)
+        if self._rows == 1:
+            self._ring.assign(row[None])
+        else:
+            slot = tf.cast(count, tf.int32) % self._rows
+            self._ring.scatter_nd_update([[slot]], row[None])
+
+    def read(self) -> list[StepRow]:
+        """Return the steps since the last call, oldest first, at most as many as an execution has."""
+        ring = self._ring.numpy()
+        rows = ring[ring[:, 0] > self._read]
+        rows = rows[np.argsort(rows[:, 0])].tolist()
+        if rows:
+            self._read = rows[-1][0]
+        return [self._row(row) for row in rows]
+
+    def discard(self) -> None:
+        """Forget the steps that nobody read."""
+        self._read = float(self._ring.numpy()[:, 0].max())
+
+    def _row(self, row: list[float]) -> StepRow:
+        _, total, norm, dampening, bad, routine = row[:_FIXED_COLUMNS]
+        terms = {n: v for n, v in zip(self.names, row[_FIXED_COLUMNS:], strict=True) if n in self.active}
+        culprit = None if bad < 0 else self._culprit(int(bad))
+        return StepRow(terms, total, norm, dampening, culprit, bool(routine) and bad >= 0)
+
+    def _culprit(self, index: int) -> str:
+        places = (*self.active, "total_loss", *(f"gradient of {name}" for name in self.variable_names))
+        return places[index] if index < len(places) else "gradient norm"
+
+
+class StepMetrics(keras.metrics.Metric):
+    """Epoch means of the raw terms (weighted by batch size) and of the gradient norm, weights, and skipped steps.
+
+    One metric with one variable for all of them: a result of several names costs a step less than several metrics.
+
+    Args:
+        loss: The compiled loss.
+        name: Name of the metric.
+    """
+
+    def __init__(self, loss: Any, name: str = "stable_train_step") -> None:
+        super().__init__(name=name, dtype="float32")
+        composite = isinstance(loss, CompositeLoss)
+        self._terms = tuple(loss.terms) if composite else ()
+        self._weights = (
+            {n.removesuffix("_loss") + "_weight": w for n, w in loss.adaptive_weights.items()} if composite else {}
+        )
+        self._seen: set[str] = set()
+        # one sum per term, then: samples, sum of gradient norms, steps applied, steps skipped
+        self._sums = self.add_variable((len(self._terms) + 4,), initializer="zeros", name="sums")
+
+    @property
+    def train_only(self) -> frozenset[str]:
+        """Names that mean nothing in an evaluation."""
+        return frozenset({*self._weights, "gradient_norm", "skipped_steps"})
+
+    def update_state(self, terms: dict[str, Any], size: Any, norm: Any = None, applied: Any = True) -> None:
+        """Count one batch; of a skipped one only that it was skipped."""
+        self._seen.update(terms)
+        one, zero = tf.constant(1.0), tf.constant(0.0)
+        norm = zero if norm is None else tf.cast(norm, tf.float32)
+        taken = [tf.cast(terms[n], tf.float32) * size if n in terms else zero for n in self._terms]
+        if_applied = tf.stack([*taken, size, norm, one, zero])
+        if_skipped = tf.stack([zero] * (len(taken) + 3) + [one])
+        self._sums.assign_add(tf.where(applied, if_applied, if_skipped))
+
+    def result(self) -> dict[str, Any]:
+        """Return the values by name."""
+        *sums, samples, norms, applied, skipped = tf.unstack(tf.convert_to_tensor(self._sums))
+        means = {
+            n: tf.math.divide_no_nan(s, samples) for n, s in zip(self._terms, sums, strict=True) if n in self._seen
+        }
+        weights = {name: tf.convert_to_tensor(weight.variable) for name, weight in self._weights.items()}
+        return {
+            **means,
+            **weights,
+            "gradient_norm": tf.math.divide_no_nan(norms, applied),
+            "skipped_steps": skipped,
+        }
+
+
+def first_non_finite(terms: dict[str, Any], total: Any, gradients: list[Any], scale: Any) -> tuple[Any, Any]:
+    """Measure the gradients and find the first thing that is not finite.
+
+    Args:
+        terms: Loss terms, scalars by name.
+        total: Total loss, a scalar.
+        gradients: Gradients, scaled by `scale`; None where a variable has none.
+        scale: Loss scale of mixed precision.
+
+    Returns:
+        The global norm of the unscaled gradients, and the index of the first non-finite value among terms, total,
+        each gradient, and the norm itself (its square may overflow); -1 where all are finite.
+    """
+    squares = [tf.zeros(()) if g is None else _squared_norm(g) for g in gradients]
+    squared = tf.add_n(squares) if squares else tf.zeros(())
+    values = [*(tf.cast(v, tf.float32) for v in terms.values()), tf.cast(total, tf.float32), *squares, squared]
+    bad = tf.logical_not(tf.math.is_finite(tf.stack(values)))
+    index = tf.where(tf.reduce_any(bad), tf.argmax(tf.cast(bad, tf.int32), output_type=tf.int32), -1)
+    return tf.sqrt(squared) / scale, index
+
+
+def _squared_norm(gradient: Any) -> Any:
+    values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+    return 2.0 * tf.nn.l2_loss(tf.cast(values, tf.float32))
