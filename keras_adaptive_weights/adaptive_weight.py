@@ -179,9 +179,7 @@ class AdaptiveWeight:
     def restore(self, values: dict[str, Any]) -> None:
         """Go on from what `to_dict` returned; a weight outside today's bounds is moved to the nearer one."""
         with self._lock:
-            state = ControllerState.from_dict(values["state"])
-            low, high = self._config.min_weight, self._config.max_weight
-            self._state = state._replace(weight=min(max(state.weight, low), high))
+            self._state = ControllerState.from_dict(values["state"]).within(self._config)
             self._run = str(values["run"])
             self.variable.assign(self._state.weight)
 
@@ -195,23 +193,23 @@ class AdaptiveWeight:
         return cls(config["base_weight"], AdaptiveWeightConfig.from_dict(config["config"]))
 
     def _request(self, request: _Step) -> None:
-        """Carry the request out now or, within a step or an observer, right after it."""
+        """Carry the request out now or, asked from within a step (by an observer or a signal), right after it."""
         self._requests.append(request)
         with self._lock:
-            if not self._busy:  # busy: this very thread is inside, and will serve the request on its way out
+            while self._requests and not self._busy:
                 with self._exclusively():
                     pass
 
     @contextlib.contextmanager
     def _exclusively(self) -> Iterator[None]:
         """Hold the state for one step; requests that came meanwhile are served before it is let go."""
-        self._busy = True
+        outermost, self._busy = not self._busy, True
         try:
             yield
-            while self._requests:
+            while outermost and self._requests:
                 self._take(self._requests.popleft(), ())
         finally:
-            self._busy = False
+            self._busy = not outermost
 
     def _take(self, take_step: _Step, observations: Sequence[Observation]) -> Decision:
         before = self._state
@@ -224,7 +222,7 @@ class AdaptiveWeight:
             try:
                 observer.observe(observations, decision)
             except Exception as error:  # noqa: BLE001 - a broken observer must not end a training run
-                self._observers.remove(observer)
+                self.unsubscribe(observer)
                 warnings.warn(
                     f"{type(observer).__name__} failed and is left out from step {decision.step} on; training goes "
                     f"on. {type(error).__name__}: {error}",
@@ -246,7 +244,10 @@ def _scalar(name: str, value: Any) -> float:
             f"AdaptiveWeight.update: argument `{name}` must have a value. {received} Inside a tf.function there "
             "is none: return the loss from the function and call `update` outside."
         )
-    array = np.asarray(value)
-    if array.ndim != 0 or array.dtype.kind not in "iufV":  # V: bfloat16 and its like
-        raise TypeError(f"AdaptiveWeight.update: argument `{name}` must be a number or a scalar tensor. {received}")
-    return float(array)
+    try:
+        array = np.asarray(value.numpy() if hasattr(value, "numpy") else value)
+        if array.ndim == 0 and array.dtype.kind in "iufV":  # V: bfloat16 and its like
+            return float(array)
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(f"AdaptiveWeight.update: argument `{name}` must be a number or a scalar tensor. {received}")

@@ -70,6 +70,7 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         self.update_freq = update_freq
         self._observers = tuple(observers)
         self._weight: AdaptiveWeight | None = None
+        self._read = 0
         self._attached: list[DecisionObserver] = []
         self._asked_before: list[Callable[[AdaptiveWeight], None]] = []
 
@@ -108,7 +109,7 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         self._detach()  # an earlier fit may have ended by an exception, of which callbacks are not told
         weight = self._find_weight()
         self._weight = weight
-        self.model.telemetry.discard()
+        self._read = self.model.telemetry.count
         for observer in self._open_observers(weight):
             self._attached.append(observer)
             weight.subscribe(observer)
@@ -118,8 +119,9 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Take one decision on the steps of the execution that just ended."""
         del batch, logs
-        rows = self.model.telemetry.read()
+        rows = self.model.telemetry.read(self._read)
         if rows and self._weight is not None:
+            self._read = rows[-1].number
             first = self._weight.step_count + 1
             self._weight.observe([_observation(first + i, row, self.term) for i, row in enumerate(rows)])
 

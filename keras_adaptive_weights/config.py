@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
+_LARGEST = 1e300  # far beyond any setting, and safe to turn into a float
+
 
 def check_number(
     owner: str,
@@ -35,7 +37,8 @@ def check_number(
         )
     below = value <= low if open_low else value < low
     above = value >= high if open_high else value > high
-    if not math.isfinite(value) or below or above:
+    finite = isinstance(value, int) or math.isfinite(value)
+    if not finite or below or above or abs(value) > _LARGEST:
         interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high or high == math.inf else ']'}"
         raise ValueError(f"{owner}: argument `{name}` must be {kind} in {interval}. Received: {name}={value!r}.")
 
@@ -48,6 +51,33 @@ def check_bool(owner: str, name: str, value: Any) -> None:
     """
     if not isinstance(value, bool):
         raise TypeError(f"{owner}: argument `{name}` must be True or False. Received: {name}={value!r}.")
+
+
+_POSITIVE = {"low": 0.0, "open_low": True}
+_BOUNDS: dict[str, dict[str, Any]] = {
+    "min_weight": _POSITIVE,
+    "max_weight": _POSITIVE,
+    "max_change_percent": {"low": 0.0, "high": 1.0, "open_low": True},
+    "warmup_steps": {"low": 0, "integer": True},
+    "cooling_period": {"low": 1, "integer": True},
+    "min_stable_steps": {"low": 1, "integer": True},
+    "variance_threshold": _POSITIVE,
+    "loss_smoothing_factor": {"low": 0.0, "high": 1.0, "open_low": True},
+    "max_loss_spike_threshold": {"low": 1.0, "open_low": True},
+    "gradient_norm_threshold": {"low": 0.0, "open_low": True, "optional": True},
+    "loss_ratio_high": {"low": 1.0, "open_low": True},
+    "loss_ratio_low": {"low": 0.0, "high": 1.0, "open_high": True},
+    "gradient_growth_threshold": {"low": 1.0, "open_low": True},
+    "reference_steps": {"low": 5, "high": 10_000, "integer": True},
+    "significance": {"low": 0.0},
+    "trial_tolerance": {"low": 0.0},
+    "trial_significance": {"low": 0.0},
+    "cooling_backoff": {"low": 1.0, "high": 1000.0},
+    "max_cooling_factor": {"low": 1.0, "high": 1000.0},
+    "absurd_loss_factor": {"low": 1.0, "open_low": True},
+    "max_rollbacks": {"low": 1, "integer": True, "high": 100},
+    "max_non_finite_steps": {"low": 1, "integer": True},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,38 +146,14 @@ class AdaptiveWeightConfig:
     def __post_init__(self) -> None:
         """Validate every field."""
         owner = type(self).__name__
-
-        def number(name: str, **bounds: Any) -> None:
-            check_number(owner, name, getattr(self, name), **bounds)
-
         check_bool(owner, "enabled", self.enabled)
-        number("min_weight", low=0.0, open_low=True)
-        number("max_weight", low=0.0, open_low=True)
+        for name, bounds in _BOUNDS.items():
+            check_number(owner, name, getattr(self, name), **bounds)
         if self.min_weight > self.max_weight:
             raise ValueError(
                 f"{owner}: argument `min_weight` must not be above `max_weight`. Received: "
                 f"min_weight={self.min_weight!r}, max_weight={self.max_weight!r}."
             )
-        number("max_change_percent", low=0.0, high=1.0, open_low=True)
-        number("warmup_steps", low=0, integer=True)
-        number("cooling_period", low=1, integer=True)
-        number("min_stable_steps", low=1, integer=True)
-        number("variance_threshold", low=0.0, open_low=True)
-        number("loss_smoothing_factor", low=0.0, high=1.0, open_low=True)
-        number("max_loss_spike_threshold", low=1.0, open_low=True)
-        number("gradient_norm_threshold", low=0.0, open_low=True, optional=True)
-        number("loss_ratio_high", low=1.0, open_low=True)
-        number("loss_ratio_low", low=0.0, high=1.0, open_high=True)
-        number("gradient_growth_threshold", low=1.0, open_low=True)
-        number("reference_steps", low=5, high=10_000, integer=True)
-        number("significance", low=0.0)
-        number("trial_tolerance", low=0.0)
-        number("trial_significance", low=0.0)
-        number("cooling_backoff", low=1.0)
-        number("max_cooling_factor", low=1.0)
-        number("absurd_loss_factor", low=1.0, open_low=True)
-        number("max_rollbacks", low=1, integer=True)
-        number("max_non_finite_steps", low=1, integer=True)
 
     @property
     def smoothing_steps(self) -> int:
@@ -178,6 +184,19 @@ class AdaptiveWeightConfig:
         if unknown := sorted(set(values) - known):
             raise ValueError(f"{cls.__name__}: unknown settings {unknown}. Expected some of {sorted(known)}.")
         return cls(**values)
+
+
+_GUIDE_NAMES = {
+    "use_adaptive_loss_weights": "enabled",
+    "loss_smoothing_factor": "loss_smoothing_factor",
+    "max_loss_spike_threshold": "max_loss_spike_threshold",
+    "gradient_norm_threshold": "gradient_norm_threshold",
+    "adaptive_weight_max_change_percent": "max_change_percent",
+    "adaptive_weight_cooling_period": "cooling_period",
+    "adaptive_weight_min_stable_steps": "min_stable_steps",
+    "adaptive_weight_min_warmup_steps": "warmup_steps",
+    "adaptive_weight_variance_threshold": "variance_threshold",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,22 +232,17 @@ class TrainingConfig:
     adaptive_weight_variance_threshold: float = 0.5
 
     def __post_init__(self) -> None:
-        """Validate by building what the values are for."""
-        self.adaptive_weight_config().check_base_weight(type(self).__name__, "mel_loss_weight", self.mel_loss_weight)
+        """Validate every field."""
+        owner = type(self).__name__
+        check_bool(owner, "use_adaptive_loss_weights", self.use_adaptive_loss_weights)
+        for name, theirs in _GUIDE_NAMES.items():
+            if theirs in _BOUNDS:
+                check_number(owner, name, getattr(self, name), **_BOUNDS[theirs])
+        self.adaptive_weight_config().check_base_weight(owner, "mel_loss_weight", self.mel_loss_weight)
 
     def adaptive_weight_config(self) -> AdaptiveWeightConfig:
         """Return these values as the controller's settings."""
-        return AdaptiveWeightConfig(
-            enabled=self.use_adaptive_loss_weights,
-            max_change_percent=self.adaptive_weight_max_change_percent,
-            warmup_steps=self.adaptive_weight_min_warmup_steps,
-            cooling_period=self.adaptive_weight_cooling_period,
-            min_stable_steps=self.adaptive_weight_min_stable_steps,
-            variance_threshold=self.adaptive_weight_variance_threshold,
-            loss_smoothing_factor=self.loss_smoothing_factor,
-            max_loss_spike_threshold=self.max_loss_spike_threshold,
-            gradient_norm_threshold=self.gradient_norm_threshold,
-        )
+        return AdaptiveWeightConfig(**{theirs: getattr(self, name) for name, theirs in _GUIDE_NAMES.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -148,11 +148,13 @@ def _weigh(config: AdaptiveWeightConfig, losses: Comparison, norms: Comparison, 
     noise = measure_noise(losses.reference)
     deviation, needed = losses.deviation(noise), noise.quantile(config.significance)
     evidence.update(deviation=deviation, deviation_needed=needed)
-    if deviation > needed and losses.highest < config.loss_ratio_low * losses.average:
+    if deviation <= needed:
+        return Reason.NOT_SIGNIFICANT
+    if losses.highest < config.loss_ratio_low * losses.average:
         return Reason.LOSS_LOW
-    if deviation > needed and losses.lowest > config.loss_ratio_high * losses.average:
+    if losses.lowest > config.loss_ratio_high * losses.average:
         return Reason.GRADIENTS_BLOCK_INCREASE if growing or norms.current > limit else Reason.LOSS_HIGH
-    return Reason.NOT_SIGNIFICANT
+    return Reason.NOT_LASTING
 
 
 def _change(

@@ -47,9 +47,23 @@ class ControllerState(NamedTuple):
     rollbacks: int = 0
     previous_weight: float | None = None
     trial: Trial | None = None
-    running_total_loss: float = math.nan
+    running_total_loss: float | None = None
     losses: Series = Series()
     gradient_norms: Series = Series()
+
+    def within(self, config: AdaptiveWeightConfig) -> ControllerState:
+        """Return the state with every weight moved to the nearer bound of `config` where it is outside."""
+
+        def clamp(weight: float) -> float:
+            return min(max(weight, config.min_weight), config.max_weight)
+
+        previous, trial = self.previous_weight, self.trial
+        return self._replace(
+            weight=clamp(self.weight),
+            base_weight=clamp(self.base_weight),
+            previous_weight=None if previous is None else clamp(previous),
+            trial=trial and trial._replace(previous_weight=clamp(trial.previous_weight)),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that `from_dict` reads back."""
@@ -98,7 +112,7 @@ def stability_metrics(state: ControllerState) -> dict[str, float]:
     variance = state.losses.variance
     return {
         "running_mel_loss": state.losses.average,
-        "running_total_loss": state.running_total_loss,
+        "running_total_loss": math.nan if state.running_total_loss is None else state.running_total_loss,
         "loss_variance": variance,
         "loss_stability_score": 1.0 / (1.0 + variance),
         "step_count": state.step,

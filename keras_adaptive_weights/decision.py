@@ -42,6 +42,7 @@ class Reason(StrEnum):
     NO_SCALE = "no_scale"
     WITHIN_BAND = "within_band"
     NOT_SIGNIFICANT = "not_significant"
+    NOT_LASTING = "not_lasting"
     GRADIENTS_BLOCK_INCREASE = "gradients_block_increase"
     AT_MAX = "at_max"
     AT_MIN = "at_min"
@@ -87,8 +88,9 @@ _ADVICE: dict[Reason, str] = {
     "the loss is where it was, nothing to do.",
     Reason.NOT_SIGNIFICANT: "loss ratio {loss_ratio:.3f} is {deviation:.1f} standard errors from 1 where "
     "{deviation_needed:.1f} are needed: as likely noise as signal; larger batches make the losses less noisy.",
-    Reason.GRADIENTS_BLOCK_INCREASE: "the loss is high but gradient norms are growing (ratio {gradient_ratio:.2f}), "
-    "so the weight is not raised: clip gradients or lower the learning rate.",
+    Reason.NOT_LASTING: "loss ratio {loss_ratio:.3f}, but not yet over all of the recent losses: wait a few steps.",
+    Reason.GRADIENTS_BLOCK_INCREASE: "the loss is high, but gradient norms are too (recent average "
+    "{gradient_norm:.3g}), so the weight is not raised: clip gradients or lower the learning rate.",
     Reason.AT_MAX: "the loss asks for more weight but {old_weight:.4g} is the maximum: raise max_weight or look for "
     "the reason why this term does not learn.",
     Reason.AT_MIN: "the evidence asks for less weight but {old_weight:.4g} is the minimum: lower min_weight or the "

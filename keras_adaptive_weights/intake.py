@@ -71,18 +71,18 @@ def _push(config: AdaptiveWeightConfig, series: Series, value: float | None) -> 
     )
 
 
-def _smoothed(config: AdaptiveWeightConfig, average: float, value: float | None) -> float:
+def _smoothed(config: AdaptiveWeightConfig, average: float | None, value: float | None) -> float | None:
     """Return the exponential average after one more value."""
-    if value is None:
-        return average
-    return average + config.loss_smoothing_factor * (value - average) if math.isfinite(average) else value
+    if value is None or average is None:
+        return average if value is None else value
+    return average + config.loss_smoothing_factor * (value - average)
 
 
 def _is_spike(config: AdaptiveWeightConfig, state: ControllerState, loss: float) -> bool:
     """Whether the loss is far above its level, and further than the noise of the losses reaches."""
     if state.trial is not None:
         level = state.trial.baseline
-    elif len(state.losses.recent) >= MIN_REFERENCE:
+    elif len(state.losses.recent) + len(state.losses.reference) >= MIN_REFERENCE:
         level = state.losses.average
     else:
         return False

@@ -46,6 +46,11 @@ class LossTerm:
             raise TypeError(f"LossTerm: argument `fn` must be callable. Received: fn={self.fn!r}.")
         if not isinstance(self.weight, AdaptiveWeight):
             check_number("LossTerm", "weight", self.weight, low=0.0)
+        if not isinstance(self.requires, tuple) or not all(isinstance(key, str) for key in self.requires):
+            raise TypeError(
+                f"LossTerm: argument `requires` must be a tuple of keys, as in ('mel_target',). Received: "
+                f"requires={self.requires!r}."
+            )
 
     @property
     def weight_tensor(self) -> Any:
@@ -82,7 +87,7 @@ class CompositeLoss(keras.losses.Loss):
         loss_smoothing_factor: Weight of the newest total in its recent mean. Default: the guide's 0.1.
         reduction: As in `keras.losses.Loss`.
         name: Name of the loss.
-        dtype: As in `keras.losses.Loss`.
+        dtype: As in `keras.losses.Loss`; where it is half precision, losses are computed in float32.
 
     Attributes:
         terms: The terms by name.
@@ -161,6 +166,7 @@ class CompositeLoss(keras.losses.Loss):
             "max_loss_spike_threshold": self.max_loss_spike_threshold,
             "loss_smoothing_factor": self.loss_smoothing_factor,
             **super().get_config(),
+            "dtype": self.dtype,
         }
 
     @classmethod
@@ -191,8 +197,14 @@ class CompositeLoss(keras.losses.Loss):
     def _weigh(self, name: str, value: Any) -> Any:
         return tf.cast(self.terms[name].weight_tensor, value.dtype) * value
 
+    @property
+    def _compute_dtype(self) -> str:
+        """Half precision is for layers: a length of 301 is 300 in bfloat16."""
+        return "float32" if self.dtype in ("float16", "bfloat16") else str(self.dtype)
+
     def _cast(self, structure: Any) -> Any:
-        return keras.tree.map_structure(lambda leaf: keras.ops.convert_to_tensor(leaf, dtype=self.dtype), structure)
+        dtype = self._compute_dtype
+        return keras.tree.map_structure(lambda leaf: keras.ops.convert_to_tensor(leaf, dtype=dtype), structure)
 
     def _per_sample(self, y_true: Any, y_pred: Any) -> dict[str, Any]:
         active = {name: term for name, term in self.terms.items() if term.takes_part(y_true, y_pred)}
@@ -207,17 +219,17 @@ class CompositeLoss(keras.losses.Loss):
     def _checked(self, name: str, values: Any) -> Any:
         values = keras.ops.convert_to_tensor(values)
         if len(values.shape) != 1 or not keras.backend.is_float_dtype(values.dtype):
+            received = f"shape {tuple(values.shape)}, dtype {keras.backend.standardize_dtype(values.dtype)}"
             raise ValueError(
                 f"{type(self).__name__}: term {name!r} must return one float per sample, shape [batch]. Received: "
-                f"shape {tuple(values.shape)}, dtype {keras.backend.standardize_dtype(values.dtype)}. Take the mean over the "
-                "other axes."
+                f"{received}. Take the mean over the other axes."
             )
-        return keras.ops.cast(values, self.dtype)
+        return keras.ops.cast(values, self._compute_dtype)
 
     def _reduce(self, values: Any, sample_weight: Any) -> Any:
         count = tf.cast(tf.shape(values)[0], values.dtype)
         if sample_weight is not None:
-            sample_weight = tf.reshape(tf.cast(sample_weight, values.dtype), tf.shape(values))
+            sample_weight = _per_sample_weight(sample_weight, values)
             values = values * sample_weight
         if self.reduction in ("none", None):
             return values
@@ -227,6 +239,17 @@ class CompositeLoss(keras.losses.Loss):
         if self.reduction == "mean_with_sample_weight" and sample_weight is not None:
             return tf.math.divide_no_nan(total, tf.reduce_sum(sample_weight))
         return tf.math.divide_no_nan(total, count)
+
+
+def _per_sample_weight(sample_weight: Any, values: Any) -> Any:
+    """Return the sample weights in the shape and dtype of `values`."""
+    sample_weight = tf.cast(keras.ops.convert_to_tensor(sample_weight), values.dtype)
+    shape = tuple(sample_weight.shape)
+    if len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] != 1):
+        raise ValueError(
+            f"CompositeLoss: argument `sample_weight` must have shape [batch] or [batch, 1]. Received: shape {shape}."
+        )
+    return tf.reshape(sample_weight, [-1])
 
 
 def _has(structure: Any, key: str) -> bool:

@@ -28,11 +28,11 @@ class Series(NamedTuple):
 
     recent: tuple[float, ...] = ()
     reference: tuple[float, ...] = ()
-    reference_mean: float = math.nan
+    reference_mean: float = 0.0
 
     def push(self, value: float, *, span: int, reference_steps: int, clip: float) -> Series:
         """Return the series with `value` added; on leaving the recent values one is cut at `clip` averages."""
-        recent = (*self.recent, value)
+        recent = (*self.recent[-span:], value)  # a restored series may be longer than today's settings say
         if len(recent) <= span:
             return Series(recent, self.reference, self.reference_mean)
         old = recent[0]
@@ -54,12 +54,12 @@ class Series(NamedTuple):
             return 0.0
         center = mean(self.recent)
         scaled = [(value - center) / average for value in self.recent]
-        return math.fsum(map(mul, scaled, scaled)) / len(scaled)
+        return float(sum(map(mul, scaled, scaled))) / len(scaled)
 
     def compare(self, steps: int) -> Comparison:
         """Hold the newest `steps` recent values (at least one) against the older ones."""
         recent = self.recent[-max(1, steps) :]
-        current, average = mean(recent), self.reference_mean
+        current, average = mean(recent), self.reference_mean if self.reference else math.nan
         ratio = current / average if 0.0 < average < math.inf else math.nan
         return Comparison(recent, self.reference, current, average, ratio)
 

@@ -21,6 +21,7 @@ class StepRow(NamedTuple):
     """One train step as it was measured: numbers, not tensors.
 
     Attributes:
+        number: Number of the step since the telemetry began.
         terms: Raw value of each term that took part.
         total: Total loss, undampened and unscaled.
         gradient_norm: Global norm of the unscaled gradients.
@@ -29,6 +30,7 @@ class StepRow(NamedTuple):
         loss_scaling: The step was skipped only because the loss scale overflowed.
     """
 
+    number: int
     terms: dict[str, float]
     total: float
     gradient_norm: float
@@ -62,7 +64,6 @@ class Telemetry:
         self._ring = tf.Variable(
             tf.zeros([self._rows, _FIXED_COLUMNS + len(self.names)], tf.float64), trainable=False, name="telemetry"
         )
-        self._read = 0.0
 
     def fits(self, loss: Any, steps_per_execution: int) -> bool:
         """Whether this telemetry is for that loss and that many steps."""
@@ -101,24 +102,24 @@ class Telemetry:
             slot = tf.cast(count, tf.int32) % self._rows
             self._ring.scatter_nd_update([[slot]], row[None])
 
-    def read(self) -> list[StepRow]:
-        """Return the steps since the last call, oldest first, at most as many as an execution has."""
+    def read(self, after: int = 0) -> list[StepRow]:
+        """Return the steps whose number is above `after`, oldest first, at most as many as an execution has."""
         ring = self._ring.numpy()
-        rows = ring[ring[:, 0] > self._read]
-        rows = rows[np.argsort(rows[:, 0])].tolist()
-        if rows:
-            self._read = rows[-1][0]
-        return [self._row(row) for row in rows]
+        rows = ring[ring[:, 0] > after]
+        if len(rows) > 1:
+            rows = rows[np.argsort(rows[:, 0])]
+        return [self._row(row) for row in rows.tolist()]
 
-    def discard(self) -> None:
-        """Forget the steps that nobody read."""
-        self._read = float(self._ring.numpy()[:, 0].max())
+    @property
+    def count(self) -> int:
+        """Steps measured so far."""
+        return int(self._ring.numpy()[:, 0].max())
 
     def _row(self, row: list[float]) -> StepRow:
-        _, total, norm, dampening, bad, routine = row[:_FIXED_COLUMNS]
+        count, total, norm, dampening, bad, routine = row[:_FIXED_COLUMNS]
         terms = {n: v for n, v in zip(self.names, row[_FIXED_COLUMNS:], strict=True) if n in self.active}
         culprit = None if bad < 0 else self._culprit(int(bad))
-        return StepRow(terms, total, norm, dampening, culprit, bool(routine) and bad >= 0)
+        return StepRow(int(count), terms, total, norm, dampening, culprit, bool(routine) and bad >= 0)
 
     def _culprit(self, index: int) -> str:
         places = (*self.active, "total_loss", *(f"gradient of {name}" for name in self.variable_names))

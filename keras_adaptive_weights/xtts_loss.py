@@ -92,6 +92,10 @@ class XTTSLoss(CompositeLoss):
         }
         if config is None:
             config = AdaptiveWeightConfig(**given)
+        elif not isinstance(config, AdaptiveWeightConfig):
+            raise TypeError(
+                f"XTTSLoss: argument `config` must be an AdaptiveWeightConfig or None. Received: config={config!r}."
+            )
         elif twice := sorted(name for name, value in given.items() if value != getattr(_DEFAULTS, name)):
             raise ValueError(f"XTTSLoss: argument `config` already holds {twice}: set them there. Received both.")
         if mel_loss not in ("huber", "l1"):
@@ -176,6 +180,7 @@ class XTTSLoss(CompositeLoss):
             "config": self.mel_weight.config.to_dict(),
             "name": self.name,
             "reduction": self.reduction,
+            "dtype": self.dtype,
         }
 
     @classmethod
@@ -187,7 +192,7 @@ class XTTSLoss(CompositeLoss):
 def mel_error(y_true: Any, y_pred: Any, delta: float | None) -> Any:
     """Per-sample mean Huber error (`delta` None: absolute error) over valid frames and all bands, shape `[batch]`."""
     lengths = y_true.get("mel_lengths")
-    error = tf.abs(_masked(y_true["mel_target"] - y_pred["mel_output"], lengths))
+    error = tf.abs(_masked(_difference(y_true, "mel_target", y_pred, "mel_output"), lengths))
     if delta is not None:
         error = tf.where(error <= delta, 0.5 * tf.square(error), delta * error - 0.5 * delta**2)
     return _masked_mean(tf.reduce_mean(error, axis=-1), lengths)
@@ -196,8 +201,8 @@ def mel_error(y_true: Any, y_pred: Any, delta: float | None) -> Any:
 def stop_loss(y_true: Any, y_pred: Any, positive_weight: float) -> Any:
     """Per-sample mean positive-weighted binary cross-entropy of stop logits over valid frames, shape `[batch]`."""
     lengths = y_true.get("mel_lengths")
-    labels = _masked(_flat_frames(y_true["stop_target"]), lengths)
-    logits = _masked(_flat_frames(y_pred["stop_tokens"]), lengths)
+    labels, logits = _pair(y_true, "stop_target", y_pred, "stop_tokens")
+    labels, logits = _masked(labels, lengths), _masked(logits, lengths)
     return _masked_mean(tf.nn.weighted_cross_entropy_with_logits(labels, logits, positive_weight), lengths)
 
 
@@ -228,33 +233,54 @@ def attention_loss(y_true: Any, y_pred: Any) -> Any:
 
 def duration_loss(y_true: Any, y_pred: Any) -> Any:
     """Per-sample mean squared error of log(1 + frames) over valid tokens, shape `[batch]`."""
-    target = tf.math.log1p(y_true["duration_target"])
     lengths = y_true.get("text_lengths")
-    return _masked_mean(tf.square(_masked(target - _flat_frames(y_pred["duration_pred"]), lengths)), lengths)
+    frames, predicted = _pair(y_true, "duration_target", y_pred, "duration_pred")
+    return _masked_mean(tf.square(_masked(tf.math.log1p(frames) - predicted, lengths)), lengths)
 
 
 def pitch_loss(y_true: Any, y_pred: Any) -> Any:
     """Per-sample mean squared error of the pitch over valid frames, shape `[batch]`."""
-    return _contour_loss(y_true, y_true["pitch_target"], y_pred["pitch_output"])
+    lengths = y_true.get("mel_lengths")
+    return _masked_mean(
+        tf.square(_masked(_difference(y_true, "pitch_target", y_pred, "pitch_output"), lengths)), lengths
+    )
 
 
 def energy_loss(y_true: Any, y_pred: Any) -> Any:
     """Per-sample mean squared error of the energy over valid frames, shape `[batch]`."""
-    return _contour_loss(y_true, y_true["energy_target"], y_pred["energy_output"])
-
-
-def _contour_loss(y_true: Any, target: Any, output: Any) -> Any:
     lengths = y_true.get("mel_lengths")
-    return _masked_mean(tf.square(_masked(_flat_frames(target) - _flat_frames(output), lengths)), lengths)
+    difference = _difference(y_true, "energy_target", y_pred, "energy_output")
+    return _masked_mean(tf.square(_masked(difference, lengths)), lengths)
 
 
 def _term(fn: Any, weight: float | AdaptiveWeight, *requires: str) -> LossTerm:
     return LossTerm(fn, weight, requires)
 
 
-def _flat_frames(values: Any) -> Any:
-    """Drop a last axis of one."""
-    return tf.squeeze(values, -1) if len(values.shape) == 3 else values
+def _difference(y_true: Any, target_key: str, y_pred: Any, output_key: str) -> Any:
+    target, output = _pair(y_true, target_key, y_pred, output_key)
+    return target - output
+
+
+def _pair(y_true: Any, target_key: str, y_pred: Any, output_key: str) -> tuple[Any, Any]:
+    """Return target and output, both without a last axis of one, after a look at their shapes.
+
+    Raises:
+        ValueError: A key in the wrong structure, or shapes that differ: TensorFlow would broadcast them.
+    """
+    for key, structure, name in ((target_key, y_true, "y_true"), (output_key, y_pred, "y_pred")):
+        if key not in structure:
+            raise ValueError(f"XTTSLoss: key {key!r} belongs in {name}. Received: {name} with {sorted(structure)}.")
+    target, output = (
+        tf.squeeze(values, -1) if len(values.shape) == 3 and values.shape[-1] == 1 else values
+        for values in (y_true[target_key], y_pred[output_key])
+    )
+    if not target.shape.is_compatible_with(output.shape):
+        raise ValueError(
+            f"XTTSLoss: {target_key!r} and {output_key!r} must have one shape. Received: {tuple(target.shape)} and "
+            f"{tuple(output.shape)}."
+        )
+    return target, output
 
 
 def _lengths(lengths: Any, values: Any, axis: int) -> Any:

@@ -1,0 +1,35 @@
+"""What all tests share. Nothing here imports TensorFlow before a test asks for it."""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
+
+_common = {"deadline": None, "max_examples": 150, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("local", **_common)
+settings.register_profile("ci", derandomize=True, database=None, **_common)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture
+def seeded():
+    """Python, NumPy and TensorFlow begin at the same seed; returns it."""
+    import keras
+
+    keras.utils.set_random_seed(20_250)
+    return 20_250
+
+
+@pytest.fixture
+def fresh_session():
+    """No Keras state of an earlier test, and none left for a later one."""
+    import keras
+
+    keras.backend.clear_session()
+    yield
+    keras.backend.clear_session()

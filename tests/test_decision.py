@@ -1,0 +1,111 @@
+"""The plain records: actions, reasons, observations, decisions."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from keras_adaptive_weights import Action, Decision, Observation, Reason
+
+ACTION_CODES = {"hold": 0, "increase": 1, "decrease": 2, "rollback": 3, "reject": 4, "disable": 5, "enable": 6, "reset": 7}
+
+
+def decision(reason=Reason.LOSS_HIGH, action=Action.INCREASE, **values):
+    return Decision(**{"step": 7, "action": action, "reason": reason, "old_weight": 2.5, "new_weight": 2.625, **values})
+
+
+def test_actions_and_their_codes_are_those_of_the_contract():
+    """Dashboards that were saved read the codes: a new action goes to the end."""
+    assert {action.value: action.code for action in Action} == ACTION_CODES
+
+
+def test_reason_codes_are_distinct_and_count_from_zero():
+    assert [reason.code for reason in Reason] == list(range(len(Reason)))
+
+
+@pytest.mark.parametrize("member", [*Action, *Reason])
+def test_members_are_strings(member):
+    assert isinstance(member, str)
+    assert json.loads(json.dumps(member)) == member.value == str(member)
+    assert type(member)(member.value) is member
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_reason_has_one_sentence_of_advice(reason):
+    """Also without evidence: an old journal may lack a number."""
+    advice = decision(reason).advice
+    assert advice.endswith(".")
+    assert "{" not in advice
+    assert len(advice) > 15
+
+
+def test_advice_puts_in_the_numbers_of_the_evidence_and_the_weights():
+    variance = decision(Reason.HIGH_VARIANCE, evidence={"loss_variance": 0.81, "variance_threshold": 0.5})
+    assert variance.advice.startswith("loss variance 0.81 is above 0.5: lower the learning rate")
+    assert "5 is the maximum" in decision(Reason.AT_MAX, old_weight=5.0).advice
+
+
+@pytest.mark.parametrize(
+    ("changes", "finite"),
+    [
+        ({}, True),
+        ({"total_loss": 3.0, "gradient_norm": 2.0}, True),
+        ({"loss": 0.0}, True),
+        ({"loss": -1.0}, True),
+        ({"loss": math.nan}, False),
+        ({"loss": math.inf}, False),
+        ({"loss": -math.inf}, False),
+        ({"total_loss": math.nan}, False),
+        ({"total_loss": math.inf}, False),
+        ({"gradient_norm": math.nan}, False),
+        ({"gradient_norm": math.inf}, False),
+        ({"applied": False}, False),
+    ],
+)
+def test_an_observation_is_finite_if_all_of_it_is(changes, finite):
+    assert Observation(**{"step": 1, "loss": 1.0, **changes}).finite is finite
+
+
+@pytest.mark.parametrize(("record", "name"), [(Observation(1, 1.0), "loss"), (decision(), "new_weight")])
+def test_records_are_frozen(record, name):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(record, name, 3.0)
+
+
+@pytest.mark.parametrize("action", Action)
+def test_an_event_is_anything_but_a_hold(action):
+    assert decision(action=action).is_event is (action != "hold")
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_by_hand_are_requests_and_refused_requests(reason):
+    assert decision(reason).by_hand is (reason.value in ("manual", "nothing_to_roll_back"))
+
+
+def test_a_decision_reads_as_one_line():
+    line = str(decision(Reason.MANUAL, Action.DISABLE, note="operator saw clipping"))
+    assert line == "step 7: disable 2.5 -> 2.625, manual (operator saw clipping): asked for by hand."
+    assert "()" not in str(decision())
+
+
+def test_a_decision_survives_json():
+    before = decision(evidence={"loss": 0.8, "gradient_norm": math.inf}, note="n")
+    after = Decision.from_dict(json.loads(json.dumps(before.to_dict())))
+    assert after == before
+    assert type(after.action) is Action
+    assert type(after.reason) is Reason
+
+
+def test_reading_a_decision_ignores_other_keys_and_fills_in_what_may_be_missing():
+    values = {**decision().to_dict(), "kind": "event", "advice": "...", "wall_time": 1.0}
+    del values["evidence"], values["note"]
+    assert Decision.from_dict(values) == decision()
+
+
+@pytest.mark.parametrize("key", ["step", "action", "reason", "old_weight", "new_weight"])
+def test_reading_a_decision_needs_its_essentials(key):
+    values = decision().to_dict()
+    del values[key]
+    with pytest.raises(KeyError, match=key):
+        Decision.from_dict(values)
