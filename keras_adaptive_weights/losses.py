@@ -195,7 +195,8 @@ class CompositeLoss(keras.losses.Loss):
             self.total_average.assign(np.asarray(store["total_average"]))
 
     def _weigh(self, name: str, value: Any) -> Any:
-        return tf.cast(self.terms[name].weight_tensor, value.dtype) * value
+        weight = self.terms[name].weight_tensor
+        return value * (tf.cast(weight, value.dtype) if tf.is_tensor(weight) else weight)
 
     @property
     def _compute_dtype(self) -> str:

@@ -12,8 +12,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_adaptive_weights.distribution import replicas, within_replica
 from keras_adaptive_weights.losses import CompositeLoss
 
+REQUESTS = ("disable", "enable", "rollback", "reset")
+"""What may be asked for by hand, in the order of its columns."""
 _FIXED_COLUMNS = 6  # count, total, gradient norm, dampening, index of what is not finite, skipped by loss scaling only
 
 
@@ -28,6 +31,7 @@ class StepRow(NamedTuple):
         dampening: Factor on the total and its gradients.
         non_finite: Name of the first non-finite thing: a term, "total_loss", a variable's gradient. `None`: applied.
         loss_scaling: The step was skipped only because the loss scale overflowed.
+        requests: What any worker passed on with this step, out of `REQUESTS`.
     """
 
     number: int
@@ -37,6 +41,7 @@ class StepRow(NamedTuple):
     dampening: float
     non_finite: str | None
     loss_scaling: bool
+    requests: tuple[str, ...]
 
 
 class Telemetry:
@@ -48,6 +53,7 @@ class Telemetry:
 
     Attributes:
         metrics: The metric that shows the terms in the logs.
+        requests: Variable of shape `[len(REQUESTS)]`: 1 where this worker passes a request on with the next step.
         terms: Terms of the batch whose loss was computed last: how `compute_loss`, which returns the total only, hands
             them to the step around it.
         variable_names: Names of the trainable variables, set while the train step is traced.
@@ -61,9 +67,9 @@ class Telemetry:
         self.terms: dict[str, Any] = {}
         self.variable_names: list[str] = []
         self.metrics = StepMetrics(loss)
-        self._ring = tf.Variable(
-            tf.zeros([self._rows, _FIXED_COLUMNS + len(self.names)], tf.float64), trainable=False, name="telemetry"
-        )
+        columns = _FIXED_COLUMNS + len(REQUESTS) + len(self.names)
+        self._ring = tf.Variable(tf.zeros([self._rows, columns], tf.float64), trainable=False, name="telemetry")
+        self.requests = tf.Variable(tf.zeros([len(REQUESTS)]), trainable=False, name="requests")
 
     def fits(self, loss: Any, steps_per_execution: int) -> bool:
         """Whether this telemetry is for that loss and that many steps."""
@@ -88,19 +94,20 @@ class Telemetry:
                     "term a fixed weight."
                 )
 
-    def write(self, terms: dict[str, Any], total: Any, norm: Any, dampening: Any, bad: Any, routine: Any) -> None:
+    def write(
+        self, terms: dict[str, Any], total: Any, norm: Any, dampening: Any, bad: Any, routine: Any, requests: Any
+    ) -> None:
         """Add the row of one step, in the graph."""
         count = tf.reduce_max(self._ring[:, 0]) + 1.0
         missing = tf.constant(np.nan, tf.float64)
-        fixed = (count, total, norm, dampening, bad, routine)
-        columns = [tf.cast(value, tf.float64) for value in fixed]
-        columns += [tf.cast(terms[name], tf.float64) if name in terms else missing for name in self.names]
-        row = tf.stack(columns)
+        fixed = [tf.cast(value, tf.float64) for value in (count, total, norm, dampening, bad, routine)]
+        named = [tf.cast(terms[name], tf.float64) if name in terms else missing for name in self.names]
+        row = tf.concat([tf.stack(fixed), tf.cast(requests, tf.float64), *([tf.stack(named)] if named else [])], axis=0)
         if self._rows == 1:
             self._ring.assign(row[None])
         else:
             slot = tf.cast(count, tf.int32) % self._rows
-            self._ring.scatter_nd_update([[slot]], row[None])
+            self._ring.assign(tf.tensor_scatter_nd_update(self._ring, [[slot]], row[None]))
 
     def read(self, after: int = 0) -> list[StepRow]:
         """Return the steps whose number is above `after`, oldest first, at most as many as an execution has."""
@@ -117,9 +124,19 @@ class Telemetry:
 
     def _row(self, row: list[float]) -> StepRow:
         count, total, norm, dampening, bad, routine = row[:_FIXED_COLUMNS]
-        terms = {n: v for n, v in zip(self.names, row[_FIXED_COLUMNS:], strict=True) if n in self.active}
-        culprit = None if bad < 0 else self._culprit(int(bad))
-        return StepRow(int(count), terms, total, norm, dampening, culprit, bool(routine) and bad >= 0)
+        first_term = _FIXED_COLUMNS + len(REQUESTS)
+        asked = zip(REQUESTS, row[_FIXED_COLUMNS:first_term], strict=True)
+        named = zip(self.names, row[first_term:], strict=True)
+        return StepRow(
+            number=int(count),
+            terms={name: value for name, value in named if name in self.active},
+            total=total,
+            gradient_norm=norm,
+            dampening=dampening,
+            non_finite=None if bad < 0 else self._culprit(int(bad)),
+            loss_scaling=bool(routine) and bad >= 0,
+            requests=tuple(name for name, replicas in asked if replicas > 0),
+        )
 
     def _culprit(self, index: int) -> str:
         places = (*self.active, "total_loss", *(f"gradient of {name}" for name in self.variable_names))
@@ -144,6 +161,7 @@ class StepMetrics(keras.metrics.Metric):
             {n.removesuffix("_loss") + "_weight": w for n, w in loss.adaptive_weights.items()} if composite else {}
         )
         self._seen: set[str] = set()
+        self._replicas = replicas()
         # one sum per term, then: samples, sum of gradient norms, steps applied, steps skipped
         self._sums = self.add_variable((len(self._terms) + 4,), initializer="zeros", name="sums")
 
@@ -169,11 +187,12 @@ class StepMetrics(keras.metrics.Metric):
             n: tf.math.divide_no_nan(s, samples) for n, s in zip(self._terms, sums, strict=True) if n in self._seen
         }
         weights = {name: tf.convert_to_tensor(weight.variable) for name, weight in self._weights.items()}
+        counted = 1 if within_replica() else self._replicas  # outside, the sums are those of all replicas
         return {
             **means,
             **weights,
             "gradient_norm": tf.math.divide_no_nan(norms, applied),
-            "skipped_steps": skipped,
+            "skipped_steps": skipped / counted,
         }
 
 

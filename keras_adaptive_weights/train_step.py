@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_adaptive_weights.distribution import divide_by_replicas
+from keras_adaptive_weights.distribution import (
+    divide_by_replicas,
+    local_batch,
+    logs_for_reduction,
+    mean_over_replicas,
+    on_every_replica,
+    once,
+    several_workers,
+    sum_gradients,
+)
 from keras_adaptive_weights.losses import CompositeLoss
 from keras_adaptive_weights.telemetry import Telemetry, first_non_finite
 
@@ -27,13 +36,17 @@ class Measurement(NamedTuple):
         total: Total loss of the batch, undampened and unscaled, a scalar.
         terms: Raw value of each term that took part, scalars by name.
         dampening: Factor in the objective, 1.0 where the total is no spike, a scalar.
+        requests: How many replicas pass on each request by hand, shape `[len(REQUESTS)]`.
         batch: `(x, y, y_pred, sample_weight)`.
+
+    With several replicas, total and terms are means over all of them, and the objective is the replica's own.
     """
 
     objective: Any
     total: Any
     terms: dict[str, Any]
     dampening: Any
+    requests: Any
     batch: tuple[Any, Any, Any, Any]
 
 
@@ -77,7 +90,8 @@ class StableTrainStepMixin:
         self._loss_tracker.update_state(total, sample_weight=size)
         self._telemetry.metrics.update_state(terms, size)
         logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
-        return {name: value for name, value in logs.items() if name not in self._telemetry.metrics.train_only}
+        shown = {name: value for name, value in logs.items() if name not in self._telemetry.metrics.train_only}
+        return logs_for_reduction(self.distribute_strategy, shown)
 
     def remember_state(self) -> list[tuple[Any, Any]]:
         """Return the variables that a forward pass may change, with their present values."""
@@ -99,10 +113,16 @@ class StableTrainStepMixin:
         Raises:
             ValueError: The term of an adaptive weight takes no part in this batch.
         """
-        total, terms = self._evaluate_losses(x, y, y_pred, sample_weight, training=True)
+        local_total, terms = self._evaluate_losses(x, y, y_pred, sample_weight, training=True)
+        self._build_optimizer()
+        requests = tf.cast(self._telemetry.requests, local_total.dtype)
+        seen = tf.concat([tf.stack([local_total, *terms.values()]), requests], axis=0)
+        total, *values = tf.unstack(tf.stop_gradient(mean_over_replicas(seen)))
         dampening = self._dampening(total)
-        objective = self.optimizer.scale_loss(divide_by_replicas(total * dampening))
-        return Measurement(objective, total, terms, dampening, (x, y, y_pred, sample_weight))
+        objective = self.optimizer.scale_loss(divide_by_replicas(local_total * dampening))
+        batch = (x, y, y_pred, sample_weight)
+        terms = dict(zip(terms, values, strict=False))
+        return Measurement(objective, total, terms, dampening, tf.stack(values[len(terms) :]), batch)
 
     def apply_if_finite(
         self, measured: Measurement, gradients: list[Any], before: list[tuple[Any, Any]]
@@ -117,40 +137,36 @@ class StableTrainStepMixin:
         Returns:
             The logs of the step, by name.
         """
+        variables, optimizer = self.trainable_variables, self.optimizer
+        self._telemetry.variable_names = [variable.path for variable in variables]
+        gradients = sum_gradients(gradients)
         norm, bad = first_non_finite(measured.terms, measured.total, gradients, self._gradient_scale())
         finite = bad < 0
-        scaling = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
-        variables = self.trainable_variables
-        self._telemetry.variable_names = [variable.path for variable in variables]
+        scaling = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        x, y, y_pred, sample_weight = measured.batch
 
         def apply() -> None:
             if variables:
-                self.optimizer.apply(gradients, variables)
+                optimizer.apply(gradients, variables)
 
-        def commit() -> Any:
+        def commit() -> None:
             if not scaling:
                 apply()
-            self._track_total(measured.total)
-            self.compute_metrics(*measured.batch[:3], sample_weight=measured.batch[3])
-            return tf.constant(0)
-
-        def undo() -> Any:
-            for variable, value in before:
-                variable.assign(value)
-            return tf.constant(0)
+            self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
         if scaling:  # it has a condition of its own, and must see overflown gradients to lower its scale
-            apply()
-        tf.cond(finite, commit, undo)
-        size = _batch_size(measured.batch[0])
-        zero = tf.zeros_like(measured.total)
+            on_every_replica(apply, optimizer)
+        on_every_replica(commit, optimizer, finite=finite, otherwise=before)
+        size, zero = _batch_size(x), tf.zeros_like(measured.total)
         self._loss_tracker.update_state(
             tf.where(finite, measured.total, zero), sample_weight=tf.where(finite, size, tf.zeros_like(size))
         )
         self._telemetry.metrics.update_state(measured.terms, size, norm, finite)
-        routine = tf.logical_and(scaling, tf.math.is_finite(measured.total))
-        self._telemetry.write(measured.terms, measured.total, norm, measured.dampening, bad, routine)
-        return self.get_metrics_result()
+        once(
+            self._leave_row,
+            *(measured.total, norm, measured.dampening, bad, measured.requests, *measured.terms.values()),
+        )
+        return logs_for_reduction(self.distribute_strategy, self.get_metrics_result())
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
@@ -190,6 +206,32 @@ class StableTrainStepMixin:
         """
         return self._telemetry
 
+    def _leave_row(self, total: Any, norm: Any, dampening: Any, bad: Any, requests: Any, *terms: Any) -> None:
+        """Record the step, once per worker."""
+        finite = bad < 0
+        self._track_total(total, finite)
+        scaling = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+        routine = tf.logical_and(scaling, tf.math.is_finite(total))
+        named = dict(zip(self._telemetry.active, terms, strict=True))
+        self._telemetry.write(named, total, norm, dampening, bad, routine, requests)
+
+    def _build_optimizer(self) -> None:
+        """Create the optimizer's variables before its scale is read: until then that is a constant."""
+        if not self.optimizer.built:
+            with tf.init_scope():
+                self.optimizer.build(self.trainable_variables)
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Build as Keras does; over several workers from what the local replica gets, where Keras fails."""
+        strategy = self.distribute_strategy
+        if not several_workers(strategy):
+            super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
+            return
+        if iterator is not None:
+            data_batch = next(next(iter(iterator))[2])
+        with strategy.scope():
+            self._symbolic_build(data_batch=local_batch(strategy, data_batch))
+
     def _forward(self, x: Any, *, training: bool) -> Any:
         return self(x, training=training) if self._call_has_training_arg else self(x)  # type: ignore[operator]
 
@@ -226,17 +268,19 @@ class StableTrainStepMixin:
         spike = (steps >= _MIN_STEPS_BEFORE_DAMPENING) & (limit > 0.0) & (total > limit) & tf.math.is_finite(total)
         return tf.stop_gradient(tf.where(spike, limit / tf.where(spike, total, one), one))
 
-    def _track_total(self, total: Any) -> None:
-        """Take the total into its recent mean, a spike no further than the threshold."""
+    def _track_total(self, total: Any, finite: Any) -> None:
+        """Take a finite total into its recent mean, a spike no further than the threshold."""
         if not isinstance(self.loss, CompositeLoss) or self.loss.max_loss_spike_threshold is None:
             return
-        average, steps = tf.unstack(self.loss.total_average)
+        before = tf.convert_to_tensor(self.loss.total_average)
+        average, steps = tf.unstack(before)
         total = tf.cast(total, average.dtype)
         limit = self.loss.max_loss_spike_threshold * average
         started = steps >= _MIN_STEPS_BEFORE_DAMPENING
         total = tf.where(started & (limit > 0.0), tf.minimum(total, limit), total)
         rate = tf.maximum(self.loss.loss_smoothing_factor, 1.0 / (steps + 1.0))
-        self.loss.total_average.assign(tf.stack([average + rate * (total - average), steps + 1.0]))
+        after = tf.stack([average + rate * (total - average), steps + 1.0])
+        self.loss.total_average.assign(tf.where(finite, after, before))
 
 
 class StableModel(StableTrainStepMixin, keras.Model):

@@ -192,7 +192,8 @@ class XTTSLoss(CompositeLoss):
 def mel_error(y_true: Any, y_pred: Any, delta: float | None) -> Any:
     """Per-sample mean Huber error (`delta` None: absolute error) over valid frames and all bands, shape `[batch]`."""
     lengths = y_true.get("mel_lengths")
-    error = tf.abs(_masked(_difference(y_true, "mel_target", y_pred, "mel_output"), lengths))
+    target, output = _pair(y_true, "mel_target", y_pred, "mel_output", flat=False)
+    error = tf.abs(_masked(target - output, lengths))
     if delta is not None:
         error = tf.where(error <= delta, 0.5 * tf.square(error), delta * error - 0.5 * delta**2)
     return _masked_mean(tf.reduce_mean(error, axis=-1), lengths)
@@ -262,8 +263,8 @@ def _difference(y_true: Any, target_key: str, y_pred: Any, output_key: str) -> A
     return target - output
 
 
-def _pair(y_true: Any, target_key: str, y_pred: Any, output_key: str) -> tuple[Any, Any]:
-    """Return target and output, both without a last axis of one, after a look at their shapes.
+def _pair(y_true: Any, target_key: str, y_pred: Any, output_key: str, *, flat: bool = True) -> tuple[Any, Any]:
+    """Return target and output, where `flat` without a last axis of one, after a look at their shapes.
 
     Raises:
         ValueError: A key in the wrong structure, or shapes that differ: TensorFlow would broadcast them.
@@ -272,7 +273,7 @@ def _pair(y_true: Any, target_key: str, y_pred: Any, output_key: str) -> tuple[A
         if key not in structure:
             raise ValueError(f"XTTSLoss: key {key!r} belongs in {name}. Received: {name} with {sorted(structure)}.")
     target, output = (
-        tf.squeeze(values, -1) if len(values.shape) == 3 and values.shape[-1] == 1 else values
+        tf.squeeze(values, -1) if flat and len(values.shape) == 3 and values.shape[-1] == 1 else values
         for values in (y_true[target_key], y_pred[output_key])
     )
     if not target.shape.is_compatible_with(output.shape):
