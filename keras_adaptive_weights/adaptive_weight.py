@@ -7,7 +7,7 @@ import threading
 import uuid
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras_adaptive_weights import controller
 from keras_adaptive_weights.config import AdaptiveWeightConfig
 from keras_adaptive_weights.controller_state import ControllerState, initial_state
-from keras_adaptive_weights.decision import Decision, Observation
+from keras_adaptive_weights.decision import Decision, Observation, Reason
 from keras_adaptive_weights.journal import DecisionObserver
 
 _KEPT_DECISIONS = 1000
@@ -65,6 +65,7 @@ class AdaptiveWeight:
         self._requests: deque[_Step] = deque()
         self._lock = threading.RLock()
         self._busy = False
+        self._catch_up: Callable[[], None] | None = None
         with tf.init_scope():
             self.variable = tf.Variable(self._state.weight, trainable=False, dtype=tf.float32, name="adaptive_weight")
 
@@ -143,8 +144,11 @@ class AdaptiveWeight:
         Raises:
             ValueError: No observations.
         """
-        with self._lock, self._exclusively():
-            return self._take(lambda state: controller.step(self._config, state, observations), observations)
+        with self._lock:
+            with self._exclusively():
+                decision = self._take(lambda state: controller.step(self._config, state, observations), observations)
+            self._serve()
+            return decision
 
     def disable(self, note: str = "") -> None:
         """Return to the base weight at once and stay there until `enable`."""
@@ -162,6 +166,34 @@ class AdaptiveWeight:
         """Forget the statistics and begin the warmup again; weight and a disable stay."""
         self._request(lambda state: controller.reset(state, note))
 
+    def model_recovered(self, reason: Reason, evidence: Mapping[str, float], note: str = "") -> None:
+        """Begin the statistics again, because the model went back to a snapshot; weight and a disable stay.
+
+        Args:
+            reason: One of the `Reason.RECOVERED_FROM_...`.
+            evidence: The recovery's numbers by name.
+            note: What else is known.
+        """
+        self._request(lambda state: controller.reset(state, note, reason, evidence))
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Keep weight and state as they are, whatever checkpoint is loaded within; requests are served after it."""
+        with self._lock, self._exclusively():
+            state, run = self._state, self._run
+            try:
+                yield
+            finally:
+                self._state, self._run = state, run
+                self.variable.assign(state.weight)
+
+    def before_saving(self, catch_up: Callable[[], None] | None) -> None:
+        """Let `catch_up` be called before the state is read for a checkpoint; `None`: nothing any more.
+
+        A checkpoint may be written after a step and before that step was observed here.
+        """
+        self._catch_up = catch_up
+
     def subscribe(self, observer: DecisionObserver) -> None:
         """Let `observer` know of every decision from now on."""
         with self._lock:
@@ -174,6 +206,8 @@ class AdaptiveWeight:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs, as plain values."""
+        if self._catch_up is not None:
+            self._catch_up()
         return {"run": self._run, "state": self._state.to_dict()}
 
     def restore(self, values: dict[str, Any]) -> None:
@@ -192,13 +226,21 @@ class AdaptiveWeight:
         """Build from what `get_config` returned."""
         return cls(config["base_weight"], AdaptiveWeightConfig.from_dict(config["config"]))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle: the same state with a variable of its own; observers and requests stay behind."""
+        return _revive, (self.get_config(), {"run": self._run, "state": self._state.to_dict()})
+
     def _request(self, request: _Step) -> None:
         """Carry the request out now or, asked from within a step (by an observer or a signal), right after it."""
         self._requests.append(request)
         with self._lock:
-            while self._requests and not self._busy:
-                with self._exclusively():
-                    pass
+            self._serve()
+
+    def _serve(self) -> None:
+        """Carry out what was asked for; also what a signal asked for in the last moment of a step."""
+        while self._requests and not self._busy:
+            with self._exclusively():
+                pass
 
     @contextlib.contextmanager
     def _exclusively(self) -> Iterator[None]:
@@ -230,6 +272,12 @@ class AdaptiveWeight:
                     stacklevel=2,
                 )
         return decision
+
+
+def _revive(config: dict[str, Any], values: dict[str, Any]) -> AdaptiveWeight:
+    weight = AdaptiveWeight.from_config(config)
+    weight.restore(values)
+    return weight
 
 
 def _scalar(name: str, value: Any) -> float:

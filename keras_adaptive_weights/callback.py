@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from keras_adaptive_weights.adaptive_weight import AdaptiveWeight
+from keras_adaptive_weights.checkpoints import callbacks_of_this_fit
 from keras_adaptive_weights.config import check_number
 from keras_adaptive_weights.controller_state import adaptive_weight_metrics, stability_metrics
 from keras_adaptive_weights.decision import Decision, Observation
+from keras_adaptive_weights.distribution import is_chief, several_workers
 from keras_adaptive_weights.journal import DecisionLogger, DecisionObserver, Header, JournalWriter
 from keras_adaptive_weights.losses import CompositeLoss
+from keras_adaptive_weights.record import RunRecord
+from keras_adaptive_weights.recovery import Guard, ModelRecovery, TrainingStopped
 from keras_adaptive_weights.summaries import TensorBoardObserver
 from keras_adaptive_weights.telemetry import StepRow
 from keras_adaptive_weights.train_step import StableTrainStepMixin
+from keras_adaptive_weights.worker_requests import WorkerRequests
 
 SUBFOLDER = "adaptive_weights"
 
@@ -28,16 +36,27 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
     Args:
         term: Name of the term in the compiled `CompositeLoss`.
         log_dir: Folder of the run. `<log_dir>/adaptive_weights` gets a TensorBoard event file and `journal.jsonl`.
-            `None`: nothing is written. A folder of another run is refused.
+            `None`: nothing is written. A folder of another run is refused. One that cannot be written, and a disk that
+            is full, are warned about; training goes on.
         update_freq: Steps between two records of the scalars in TensorBoard; events are always recorded.
         observers: Further objects with `observe(observations, decision)`; one that raises is left out with a warning.
+        max_consecutive_skips: Skipped steps in a row after which training stops with `TrainingStopped`. Steps that only
+            loss scaling skipped are routine and count from the 41st in a row on. `None`: never.
+        recovery: When and how the model goes back to its last good snapshot; one callback of a `fit` at most should do
+            it. `None`: never.
 
-    Every method may be called from any thread while `fit` runs, and before it.
+    Every method may be called from any thread and signal handler while `fit` runs, and before it. The order of the
+    callbacks does not matter.
+
+    With several workers each has its callback, and all take the same decisions. The chief alone writes the record. What
+    is asked for on any one worker travels with its next execution, and is carried out after it on all of them; asked
+    for when no `fit` runs, with the first execution of the next one.
 
     Raises:
         TypeError: An argument of the wrong type.
         ValueError: An argument outside its bounds; at the start of `fit`: a model without the mixin, a loss without the
             term, a term with a fixed weight, a log dir of another run.
+        TrainingStopped: From `fit`, see `max_consecutive_skips`.
 
     Example:
 
@@ -54,6 +73,8 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         log_dir: str | os.PathLike[str] | None = None,
         update_freq: int = 10,
         observers: Sequence[DecisionObserver] = (),
+        max_consecutive_skips: int | None = 20,
+        recovery: ModelRecovery | None = None,
     ) -> None:
         super().__init__()
         owner = type(self).__name__
@@ -65,14 +86,30 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         for observer in observers:
             if not callable(getattr(observer, "observe", None)):
                 raise TypeError(f"{owner}: each of `observers` needs a method `observe`. Received: {observer!r}.")
+        check_number(owner, "max_consecutive_skips", max_consecutive_skips, low=1, integer=True, optional=True)
+        if recovery is not None and not isinstance(recovery, ModelRecovery):
+            raise TypeError(
+                f"{owner}: argument `recovery` must be a ModelRecovery or None. Received: recovery={recovery!r}."
+            )
+        if recovery and max_consecutive_skips is not None and recovery.after > max_consecutive_skips:
+            raise ValueError(
+                f"{owner}: argument `max_consecutive_skips` must be at least the `after` of `recovery`, which is tried "
+                f"first. Received: max_consecutive_skips={max_consecutive_skips!r}, after={recovery.after!r}."
+            )
         self.term = term
         self.log_dir = None if log_dir is None else Path(log_dir)
         self.update_freq = update_freq
+        self.max_consecutive_skips = max_consecutive_skips
+        self.recovery = recovery
         self._observers = tuple(observers)
         self._weight: AdaptiveWeight | None = None
+        self._guard: Guard | None = None
         self._read = 0
+        self._unguarded: list[Observation] = []
         self._attached: list[DecisionObserver] = []
-        self._asked_before: list[Callable[[AdaptiveWeight], None]] = []
+        self._asked: deque[tuple[str, str]] = deque()
+        self._workers: WorkerRequests | None = None
+        self._begun = False
 
     @property
     def decisions(self) -> list[Decision]:
@@ -81,19 +118,19 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
 
     def emergency_disable(self, note: str = "") -> None:
         """Return to the base weight from the next execution on, and stay there until `enable`."""
-        self._ask(lambda weight: weight.disable(note))
+        self._ask("disable", note)
 
     def enable(self, note: str = "") -> None:
         """Let the weight move again."""
-        self._ask(lambda weight: weight.enable(note))
+        self._ask("enable", note)
 
     def rollback(self, note: str = "") -> None:
         """Undo the last change of the weight."""
-        self._ask(lambda weight: weight.rollback(note))
+        self._ask("rollback", note)
 
     def reset(self, note: str = "") -> None:
         """Forget the statistics; weight and a disable stay."""
-        self._ask(lambda weight: weight.reset(note))
+        self._ask("reset", note)
 
     def get_adaptive_weight_metrics(self) -> dict[str, float | bool]:
         """Return the guide's adaptive-weight metrics; empty before `fit`."""
@@ -104,37 +141,88 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         return {} if self._weight is None else stability_metrics(self._weight.state)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Find the weight and open the record."""
+        """Find the weight. The other callbacks may not have restored it yet: see `on_train_batch_begin`."""
         del logs
         self._detach()  # an earlier fit may have ended by an exception, of which callbacks are not told
+        self._begun = False
         weight = self._find_weight()
+        several = several_workers(self.model.distribute_strategy)
+        self._workers = WorkerRequests(self.term, self._asked) if several else None
+        self._guard = Guard(self.model, self.recovery, self.max_consecutive_skips, callbacks_of_this_fit())
         self._weight = weight
         self._read = self.model.telemetry.count
-        for observer in self._open_observers(weight):
-            self._attached.append(observer)
-            weight.subscribe(observer)
-        while self._asked_before:
-            self._asked_before.pop(0)(weight)
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Before the first batch, when all is restored: open the record, and do what was asked for until now."""
+        del batch, logs
+        if self._weight is not None and not self._begun:
+            self._begin(self._weight)
+        if self._workers is not None:
+            self._workers.pass_on(self.model.telemetry)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Take one decision on the steps of the execution that just ended."""
+        """Take one decision on the steps of the execution that just ended, and look after the model."""
         del batch, logs
-        rows = self.model.telemetry.read(self._read)
-        if rows and self._weight is not None:
-            self._read = rows[-1].number
-            first = self._weight.step_count + 1
-            self._weight.observe([_observation(first + i, row, self.term) for i, row in enumerate(rows)])
+        self._catch_up()
+        seen, self._unguarded = self._unguarded, []
+        if not seen or self._guard is None:
+            return
+        try:
+            recovery = self._guard.look(seen)
+        except TrainingStopped:
+            self._detach()  # nobody calls on_train_end after an exception
+            raise
+        if recovery is not None:
+            for weight in self.model.loss.adaptive_weights.values():
+                weight.model_recovered(*recovery)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Close the record."""
         del logs
         self._detach()
 
-    def _ask(self, request: Callable[[AdaptiveWeight], None]) -> None:
-        if self._weight is None:
-            self._asked_before.append(request)
-        else:
-            request(self._weight)
+    def _begin(self, weight: AdaptiveWeight) -> None:
+        weight.variable.assign(weight.weight)  # an interrupt may have come between the decision and the variable
+        weight.before_saving(self._before_saving)
+        atexit.register(self._close)
+        for observer in self._open_observers(weight):
+            self._attached.append(observer)
+            weight.subscribe(observer)
+        self._begun = True
+        self._serve(weight)
+
+    def _catch_up(self) -> None:
+        """Take one decision on the steps that were not looked at yet."""
+        weight = self._weight
+        rows = self.model.telemetry.read(self._read)
+        if not rows or weight is None:
+            return
+        self._read = rows[-1].number
+        first = weight.step_count + 1
+        seen = [_observation(first + i, row, self.term) for i, row in enumerate(rows)]
+        self._unguarded += seen
+        weight.observe(seen)
+        if self._workers is not None:
+            for name, note in self._workers.arrived(rows):
+                getattr(weight, name)(note)
+
+    def _before_saving(self) -> None:
+        """Take in what the checkpoint will hold, so that neither weight nor record lags behind the parameters."""
+        self._catch_up()
+        for observer in self._attached:
+            if isinstance(observer, RunRecord) and self._weight is not None:
+                observer.note_save(self._weight.step_count)
+
+    def _ask(self, name: str, note: str) -> None:
+        self._asked.append((name, note))
+        if self._begun and self._weight is not None:
+            self._serve(self._weight)
+
+    def _serve(self, weight: AdaptiveWeight) -> None:
+        while self._asked and self._workers is None:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                name, note = self._asked.popleft()
+                getattr(weight, name)(note)
 
     def _find_weight(self) -> AdaptiveWeight:
         owner, model = type(self).__name__, self.model
@@ -164,25 +252,33 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
 
     def _open_observers(self, weight: AdaptiveWeight) -> list[DecisionObserver]:
         observers: list[DecisionObserver] = [DecisionLogger(), *self._observers]
-        if self.log_dir is None:
+        if self.log_dir is None or not is_chief(self.model.distribute_strategy):
             return observers
         folder = self.log_dir / SUBFOLDER
         header = Header(weight.run, self.term, weight.base_weight, weight.config, weight.state.to_dict())
-        journal = JournalWriter(folder / "journal.jsonl", header)
-        summaries = TensorBoardObserver(
-            folder,
-            term=self.term,
-            config=weight.config,
-            base_weight=weight.base_weight,
-            update_freq=self.update_freq,
+        about: dict[str, Any] = {"term": self.term, "config": weight.config, "base_weight": weight.base_weight}
+        step = weight.step_count
+        openers = (
+            lambda: JournalWriter(folder / "journal.jsonl", header),
+            lambda: TensorBoardObserver(folder, **about, run=weight.run, update_freq=self.update_freq, step=step),
         )
-        return [journal, summaries, *observers]
+        return [RunRecord(folder, openers), *observers]
 
     def _detach(self) -> None:
+        """End the record with the last step that was taken, and let the weight go."""
+        if self._weight is not None and self._attached:
+            with contextlib.suppress(AttributeError):  # the model was compiled anew: it has no telemetry
+                self._catch_up()
+            self._weight.before_saving(None)
+        self._close()
+
+    def _close(self) -> None:
+        """Close the record. Also called at the end of a process whose `fit` was ended by an exception."""
+        atexit.unregister(self._close)
         for observer in self._attached:
             if self._weight is not None:
                 self._weight.unsubscribe(observer)
-            if isinstance(observer, (JournalWriter, TensorBoardObserver)):
+            if isinstance(observer, RunRecord):
                 observer.close()
         self._attached.clear()
 

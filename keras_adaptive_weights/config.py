@@ -98,7 +98,7 @@ class AdaptiveWeightConfig:
         loss_smoothing_factor: Smoothing of the current loss: it is the mean of the last `2 / factor - 1` losses (19 for
             0.1), the span over which a mean has the lag of an exponential average with this factor.
         max_loss_spike_threshold: A loss above this many times its average is a spike.
-        gradient_norm_threshold: Recent norms above it count as growing. `None`: no such limit.
+        gradient_norm_threshold: Recent norms significantly above it count as growing. `None`: no such limit.
         loss_ratio_high: Smoothed loss over running average from which the loss counts as high (the guide's 1.1).
         loss_ratio_low: Ratio below which the loss counts as low (the guide's 0.9).
         gradient_growth_threshold: Ratio of recent to earlier norms from which gradients count as growing (1.5).
@@ -106,7 +106,7 @@ class AdaptiveWeightConfig:
         significance: Standard errors (normal quantile, corrected for few samples) that a difference must exceed to be
             taken for a signal. Calibrated: at most one false change in 10,000 steps of stationary noise.
         trial_tolerance: Relative rise of the loss that a trial always forgives.
-        trial_significance: Standard errors by which a trial's loss must be worse, beyond the tolerance.
+        trial_significance: Standard errors by which a trial's newest losses must be worse, beyond the tolerance.
         cooling_backoff: Factor on the cooling after each rollback in a row.
         max_cooling_factor: Longest cooling, in cooling periods.
         absurd_loss_factor: A weighted loss above this many times its average is refused by the validation.
@@ -136,7 +136,7 @@ class AdaptiveWeightConfig:
     reference_steps: int = 100
     significance: float = 4.5
     trial_tolerance: float = 0.05
-    trial_significance: float = 3.0
+    trial_significance: float = 2.5
     cooling_backoff: float = 2.0
     max_cooling_factor: float = 8.0
     absurd_loss_factor: float = 10.0

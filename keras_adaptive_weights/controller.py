@@ -27,7 +27,7 @@ from keras_adaptive_weights.config import AdaptiveWeightConfig
 from keras_adaptive_weights.controller_state import ControllerState, Trial
 from keras_adaptive_weights.decision import Action, Decision, Observation, Reason
 from keras_adaptive_weights.intake import MIN_REFERENCE, breaker_tripped, feed
-from keras_adaptive_weights.statistics import Comparison, Series, mean, measure_noise
+from keras_adaptive_weights.statistics import Comparison, Series, mean
 
 _FLOAT32_MAX = 3.4028235e38
 _DIRECTION = {
@@ -66,8 +66,16 @@ def enable(config: AdaptiveWeightConfig, state: ControllerState, note: str = "")
     return enabled, _decision(state, Action.ENABLE, Reason.MANUAL, state.weight, {}, note)
 
 
-def reset(state: ControllerState, note: str = "") -> tuple[ControllerState, Decision]:
-    """Forget all statistics: warmup begins again. Weight, step counter, cooling and a disable stay as they are."""
+def reset(
+    state: ControllerState,
+    note: str = "",
+    reason: Reason = Reason.MANUAL,
+    evidence: Mapping[str, float] | None = None,
+) -> tuple[ControllerState, Decision]:
+    """Forget all statistics: warmup begins again. Weight, step counter, cooling and a disable stay as they are.
+
+    So it is asked for by hand, and where the model went back to a snapshot: its losses are then those of another model.
+    """
     fresh = ControllerState(
         weight=state.weight,
         base_weight=state.base_weight,
@@ -77,7 +85,7 @@ def reset(state: ControllerState, note: str = "") -> tuple[ControllerState, Deci
         skipped_steps=state.skipped_steps,
         disabled=state.disabled,
     )
-    return fresh, _decision(state, Action.RESET, Reason.MANUAL, state.weight, {}, note)
+    return fresh, _decision(state, Action.RESET, reason, state.weight, evidence or {}, note)
 
 
 def rollback(config: AdaptiveWeightConfig, state: ControllerState, note: str = "") -> tuple[ControllerState, Decision]:
@@ -136,16 +144,19 @@ def _weigh(config: AdaptiveWeightConfig, losses: Comparison, norms: Comparison, 
     if not (losses.average > 0.0 and math.isfinite(losses.ratio)):
         return Reason.NO_SCALE
     limit = math.inf if config.gradient_norm_threshold is None else config.gradient_norm_threshold
-    if norms.lowest > limit:
-        return Reason.GRADIENTS_ABOVE_THRESHOLD
     growing = norms.ratio > config.gradient_growth_threshold
-    if growing and norms.lowest > config.gradient_growth_threshold * norms.average:
-        noise = measure_noise(norms.reference)
-        if norms.deviation(noise) > noise.quantile(config.significance):
+    above = norms.lowest > limit
+    lasting = growing and norms.lowest > config.gradient_growth_threshold * norms.average
+    if above or lasting:
+        noise = norms.noise()
+        needed = noise.quantile(config.significance)
+        if above and norms.deviation_from(limit, noise) > needed:
+            return Reason.GRADIENTS_ABOVE_THRESHOLD
+        if lasting and norms.deviation(noise) > needed:
             return Reason.GRADIENTS_GROWING
     if config.loss_ratio_low <= losses.ratio <= config.loss_ratio_high:
         return Reason.WITHIN_BAND
-    noise = measure_noise(losses.reference)
+    noise = losses.noise()
     deviation, needed = losses.deviation(noise), noise.quantile(config.significance)
     evidence.update(deviation=deviation, deviation_needed=needed)
     if deviation <= needed:
@@ -183,7 +194,7 @@ def _change(
         previous_weight=state.weight,
         steps_since_change=0,
         cooling=config.cooling_period,
-        trial=Trial(state.weight, mean(losses.newer), len(losses.newer), measure_noise(losses.reference)),
+        trial=Trial(state.weight, mean(losses.newer), len(losses.newer), losses.noise()),
         losses=Series(losses.newer),
         gradient_norms=Series(norms.newer),
     )

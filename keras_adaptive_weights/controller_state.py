@@ -12,14 +12,13 @@ from keras_adaptive_weights.statistics import Noise, Series
 
 
 class Trial(NamedTuple):
-    """The change under observation: what to go back to, the losses before and since, and the harm it did, if any."""
+    """The change under observation: what to go back to, the losses before, their ratio since, and any harm it did."""
 
     previous_weight: float
     baseline: float
     baseline_steps: int
     noise: Noise
     steps: int = 0
-    loss_sum: float = 0.0
     ratio: float = 1.0
     harm: Reason | None = None
 

@@ -61,6 +61,9 @@ class Reason(StrEnum):
     REPEATED_ROLLBACKS = "repeated_rollbacks"
     REPEATED_NON_FINITE = "repeated_non_finite"
     MANUAL = "manual"
+    RECOVERED_FROM_SKIPS = "recovered_from_skips"
+    RECOVERED_FROM_HIGH_LOSS = "recovered_from_high_loss"
+    RECOVERED_FROM_BAD_VARIABLES = "recovered_from_bad_variables"
 
     @property
     def code(self) -> int:
@@ -122,7 +125,27 @@ _ADVICE: dict[Reason, str] = {
     Reason.REPEATED_NON_FINITE: "too many non-finite steps: adaptation switched itself off at the base weight; find "
     "the batch or layer that makes them, then call enable().",
     Reason.MANUAL: "asked for by hand.",
+    Reason.RECOVERED_FROM_SKIPS: "{consecutive_skips:.0f} steps in a row were skipped, so the model went back to step "
+    "{snapshot_step:.0f} (recovery {recoveries:.0f} of {max_recoveries:.0f}) and the statistics begin again: lower the "
+    "learning rate, and look at the batches before it.",
+    Reason.RECOVERED_FROM_HIGH_LOSS: "the average total loss stayed at {total_loss_average:.3g}, far above "
+    "{snapshot_loss:.3g}, so the model went back to step {snapshot_step:.0f} (recovery {recoveries:.0f} of "
+    "{max_recoveries:.0f}) and the statistics begin again: lower the learning rate.",
+    Reason.RECOVERED_FROM_BAD_VARIABLES: "some variables were not finite although the losses were, so the model went "
+    "back to step {snapshot_step:.0f} (recovery {recoveries:.0f} of {max_recoveries:.0f}) and the statistics begin "
+    "again: lower the learning rate, and look at activations that hide a NaN, as a ReLU may.",
 }
+
+
+_FROM_OUTSIDE = frozenset(
+    {
+        Reason.MANUAL,
+        Reason.NOTHING_TO_ROLL_BACK,
+        Reason.RECOVERED_FROM_SKIPS,
+        Reason.RECOVERED_FROM_HIGH_LOSS,
+        Reason.RECOVERED_FROM_BAD_VARIABLES,
+    }
+)
 
 
 class _Unknown(dict[str, float]):
@@ -196,8 +219,8 @@ class Decision:
 
     @property
     def by_hand(self) -> bool:
-        """Whether a person asked for it, rather than the controller."""
-        return self.reason in (Reason.MANUAL, Reason.NOTHING_TO_ROLL_BACK)
+        """Whether it came from outside the controller: from a person, or from the recovery of the model."""
+        return self.reason in _FROM_OUTSIDE
 
     @property
     def advice(self) -> str:

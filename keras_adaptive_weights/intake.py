@@ -8,7 +8,7 @@ from typing import Any
 from keras_adaptive_weights.config import AdaptiveWeightConfig
 from keras_adaptive_weights.controller_state import ControllerState, Trial
 from keras_adaptive_weights.decision import Observation, Reason
-from keras_adaptive_weights.statistics import Series, measure_noise
+from keras_adaptive_weights.statistics import Series, mean, measure_noise
 
 MIN_REFERENCE = 5
 """Losses needed before one is compared with them."""
@@ -43,7 +43,8 @@ def feed(config: AdaptiveWeightConfig, state: ControllerState, seen: Observation
         )
     spike = _is_spike(config, state, seen.loss)
     cooled = state.steps_since_change + 1 >= state.cooling
-    trial = state.trial and _feed_trial(config, state.trial, seen.loss, spike=spike)
+    losses = _push(config, state.losses, seen.loss)
+    trial = state.trial and _feed_trial(config, state.trial, losses.recent, spike=spike)
     if trial is not None and cooled and trial.harm is None:  # passed
         trial = None
         counted["rollbacks"] = 0
@@ -54,7 +55,7 @@ def feed(config: AdaptiveWeightConfig, state: ControllerState, seen: Observation
         last_finite=True,
         breaker=max(0, state.breaker - 1),
         trial=trial,
-        losses=_push(config, state.losses, seen.loss),
+        losses=losses,
         running_total_loss=_smoothed(config, state.running_total_loss, seen.total_loss),
         gradient_norms=_push(config, state.gradient_norms, seen.gradient_norm),
     )
@@ -97,17 +98,21 @@ def _harmed(trial: Trial, reason: Reason, ratio: float) -> Trial:
     return trial if trial.harm else trial._replace(harm=reason, ratio=ratio)
 
 
-def _feed_trial(config: AdaptiveWeightConfig, trial: Trial, loss: float, *, spike: bool) -> Trial:
-    """Hold the losses since the change against what they were before it."""
+def _feed_trial(config: AdaptiveWeightConfig, trial: Trial, recent: tuple[float, ...], *, spike: bool) -> Trial:
+    """Hold the newest losses since the change against what they were before it.
+
+    The newest only, as what a weight does to the loss shows with a lag.
+    """
     if not trial.baseline > 0.0:
         return trial._replace(steps=trial.steps + 1)
     if spike:
-        return _harmed(trial, Reason.TRIAL_LOSS_SPIKE, loss / trial.baseline)
-    steps, loss_sum = trial.steps + 1, trial.loss_sum + loss
-    ratio = trial.ratio if trial.harm else loss_sum / steps / trial.baseline
-    trial = trial._replace(steps=steps, loss_sum=loss_sum, ratio=ratio)
+        return _harmed(trial, Reason.TRIAL_LOSS_SPIKE, recent[-1] / trial.baseline)
+    steps = trial.steps + 1
+    since = recent[-steps:]
+    ratio = trial.ratio if trial.harm else mean(since) / trial.baseline
+    trial = trial._replace(steps=steps, ratio=ratio)
     if steps < min(config.min_stable_steps, config.cooling_period):
         return trial
-    error = trial.noise.standard_error(trial.baseline_steps, steps)
+    error = trial.noise.standard_error(trial.baseline_steps, len(since))
     forgiven = 1.0 + config.trial_tolerance + trial.noise.quantile(config.trial_significance) * error
     return _harmed(trial, Reason.TRIAL_LOSS_WORSE, ratio) if ratio > forgiven else trial

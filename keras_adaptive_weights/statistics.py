@@ -8,9 +8,11 @@ Whether the two differ by more than noise is a two-sample comparison of means. L
 independent, so the noise of a mean is that of a first-order autoregressive process: n values count as
 `n (1 - phi) / (1 + phi)` independent ones (Bayley & Hammersley 1946). `phi` and the deviation are estimated on the
 older values after removing their straight line, so that a steady descent is not taken for noise, with `phi` corrected
-for its bias in short series (Marriott & Pope 1954, Kendall 1954). The quantile needed is widened for the few effective
-samples the deviation rests on (the leading terms of the t quantile, Abramowitz & Stegun 26.7.5). All of it is relative
-to the running average: multiplying every value by a constant changes nothing.
+for its bias in short series (Marriott & Pope 1954, Kendall 1954). The deviation is at least that of the newest values,
+so that noise that has grown is not taken for a signal either (the two samples may differ in variance: Welch 1947). The
+quantile needed is widened for the few effective samples the deviation rests on (the leading terms of the t quantile,
+Abramowitz & Stegun 26.7.5). All of it is relative to the running average: multiplying every value by a constant
+changes nothing.
 """
 
 from __future__ import annotations
@@ -109,13 +111,27 @@ class Comparison(NamedTuple):
         older = mean(self.recent[: len(self.recent) // 2])
         return max(older, mean(self.newer))
 
+    def noise(self) -> Noise:
+        """Noise of the older values; its deviation is at least that of the newer half of the recent ones."""
+        older, newer = measure_noise(self.reference), measure_noise(self.newer)
+        if newer.deviation <= older.deviation:
+            return older
+        return Noise(newer.deviation, older.autocorrelation, max(older.samples, newer.samples))
+
     def deviation(self, noise: Noise) -> float:
         """Distance of the ratio from 1 on the logarithmic scale, in standard errors of such a comparison."""
-        distance = abs(math.log(self.ratio)) if self.ratio > 0.0 else math.inf
-        error = noise.standard_error(len(self.recent), len(self.reference))
-        if error > 0.0:
-            return distance / error
-        return math.inf if distance > 0.0 else 0.0
+        return _deviation(self.ratio, noise.standard_error(len(self.recent), len(self.reference)))
+
+    def deviation_from(self, level: float, noise: Noise) -> float:
+        """Distance of the recent mean from a fixed level on the logarithmic scale, in standard errors of that mean."""
+        return _deviation(self.current / level, noise.standard_error(len(self.recent)))
+
+
+def _deviation(ratio: float, error: float) -> float:
+    distance = abs(math.log(ratio)) if ratio > 0.0 else math.inf
+    if error > 0.0:
+        return distance / error
+    return math.inf if distance > 0.0 else 0.0
 
 
 def mean(values: Sequence[float]) -> float:

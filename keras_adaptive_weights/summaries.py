@@ -8,10 +8,12 @@ TensorBoard keeps one record per tag and step, so each action has a text tag of 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
@@ -24,7 +26,9 @@ from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from keras_adaptive_weights.config import AdaptiveWeightConfig
+from keras_adaptive_weights.continuation import let_go, take_over
 from keras_adaptive_weights.decision import Action, Decision, Observation, Reason
+from keras_adaptive_weights.event_files import Kept, take_back
 
 _EVIDENCE_SCALARS = {
     "loss": "Raw, unweighted loss of the term.",
@@ -47,6 +51,12 @@ class TensorBoardObserver:
         config: Settings of the controller, for the bounds.
         base_weight: The weight's base.
         update_freq: Steps between two records of the scalars. Events are always written.
+        step: Step that the run goes on from: what the folder's event files hold of later steps is moved to
+            `abandoned/`. `None`: the folder is new.
+        run: Id of the run.
+
+    No tag is written twice at one step: TensorBoard keeps only one of such records. A weight that a person changed
+    after the scalars of a step were written is written with the next step.
 
     Raises:
         OSError: The folder or file cannot be written.
@@ -60,33 +70,54 @@ class TensorBoardObserver:
         config: AdaptiveWeightConfig,
         base_weight: float,
         update_freq: int = 10,
+        step: int | None = None,
+        run: str = "",
     ) -> None:
+        self.run = run
         self._weight_tag = f"{term.removesuffix('_loss')}_weight"
         self._config = config
         self._base_weight = base_weight
         self._update_freq = update_freq
         self._written: int | None = None
         self._described: set[str] = set()
+        self._closed = False
+        self._key = Path(log_dir) / "events"
+        take_over(self._key, self)
+        kept = Kept() if step is None else take_back(Path(log_dir), step)
+        self._step, self._tags = step or 0, set(kept.tags_at_step)
         self._writer = EventFileWriter(os.fspath(log_dir), max_queue_size=1000, flush_secs=1)
-        self._write(0, [_layout(self._weight_tag)])
+        if layout_metadata.CONFIG_SUMMARY_TAG not in kept.tags:
+            self._write(self._step, [_layout(self._weight_tag)])
 
     def observe(self, observations: Sequence[Observation], decision: Decision) -> None:
         """Write the scalars when they are due, and an event always."""
+        if self._closed:
+            return  # another observer took over
         due = self._written is None or decision.step - self._written >= self._update_freq
         if not due and not decision.is_event:
             return
         values = [self._scalar(tag, value, about) for tag, value, about in self._scalars(decision)]
         if decision.is_event:
             values.append(_text(f"decisions/{decision.action.value}", _markdown(decision)))
-        self._write(decision.step, values)
-        if observations:
-            self._written = decision.step
+        complete = self._write(decision.step, values)
+        if observations or not complete:
+            self._written = decision.step if complete else None
         if decision.is_event:
             self._writer.flush()
 
+    def note_save(self, step: int) -> None:
+        """Write what is pending: no checkpoint is ever ahead of the event file."""
+        del step
+        if not self._closed:
+            with contextlib.suppress(OSError):  # the next `observe` raises it
+                self._writer.flush()
+
     def close(self) -> None:
         """Write what is pending and close the file. Harmless if called twice."""
-        self._writer.close()
+        if not self._closed:
+            self._closed = True
+            let_go(self._key, self)
+            self._writer.close()
 
     def _scalars(self, decision: Decision) -> Iterator[tuple[str, float, str]]:
         weight = self._weight_tag
@@ -102,7 +133,7 @@ class TensorBoardObserver:
         for tag, about in _EVIDENCE_SCALARS.items():
             if math.isfinite(evidence.get(tag, math.nan)):
                 yield tag, evidence[tag], about
-        if evidence:
+        if "loss_variance" in evidence:
             yield "stability_score", 1.0 / (1.0 + evidence["loss_variance"]), "1 / (1 + loss variance)."
             left = max(0.0, evidence["cooling"] - evidence["steps_since_change"])
             yield "cooling_left", left, "Steps until cooling ends."
@@ -115,8 +146,15 @@ class TensorBoardObserver:
         metadata = scalar_metadata.create_summary_metadata(display_name="", description=about)
         return Summary.Value(tag=tag, tensor=tensor, metadata=metadata)
 
-    def _write(self, step: int, values: list[Summary.Value]) -> None:
-        self._writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+    def _write(self, step: int, values: list[Summary.Value]) -> bool:
+        """Write the values whose tags have none at this step; return whether these were all."""
+        if step != self._step:
+            self._step, self._tags = step, set()
+        new = [value for value in values if value.tag not in self._tags]
+        self._tags.update(value.tag for value in new)
+        if new:
+            self._writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=new)))
+        return len(new) == len(values)
 
 
 def _layout(weight_tag: str) -> Summary.Value:

@@ -16,7 +16,7 @@ from keras_adaptive_weights.distribution import replicas, within_replica
 from keras_adaptive_weights.losses import CompositeLoss
 
 REQUESTS = ("disable", "enable", "rollback", "reset")
-"""What may be asked for by hand, in the order of its columns."""
+"""What may be asked for by hand for each adaptive weight, in the order of its columns."""
 _FIXED_COLUMNS = 6  # count, total, gradient norm, dampening, index of what is not finite, skipped by loss scaling only
 
 
@@ -31,7 +31,7 @@ class StepRow(NamedTuple):
         dampening: Factor on the total and its gradients.
         non_finite: Name of the first non-finite thing: a term, "total_loss", a variable's gradient. `None`: applied.
         loss_scaling: The step was skipped only because the loss scale overflowed.
-        requests: What any worker passed on with this step, out of `REQUESTS`.
+        requests: What any worker passed on with this step: term and one of `REQUESTS`, in the order to carry it out in.
     """
 
     number: int
@@ -41,7 +41,7 @@ class StepRow(NamedTuple):
     dampening: float
     non_finite: str | None
     loss_scaling: bool
-    requests: tuple[str, ...]
+    requests: tuple[tuple[str, str], ...]
 
 
 class Telemetry:
@@ -53,7 +53,7 @@ class Telemetry:
 
     Attributes:
         metrics: The metric that shows the terms in the logs.
-        requests: Variable of shape `[len(REQUESTS)]`: 1 where this worker passes a request on with the next step.
+        requests: Variable with an element per adaptive weight and request: 1 where this worker passes it on.
         terms: Terms of the batch whose loss was computed last: how `compute_loss`, which returns the total only, hands
             them to the step around it.
         variable_names: Names of the trainable variables, set while the train step is traced.
@@ -67,9 +67,11 @@ class Telemetry:
         self.terms: dict[str, Any] = {}
         self.variable_names: list[str] = []
         self.metrics = StepMetrics(loss)
-        columns = _FIXED_COLUMNS + len(REQUESTS) + len(self.names)
+        self._slots = [(n, r) for n in loss.adaptive_weights for r in REQUESTS] if self.names else []
+        self._asked = np.zeros(len(self._slots), "float32")
+        columns = _FIXED_COLUMNS + len(self._slots) + len(self.names)
         self._ring = tf.Variable(tf.zeros([self._rows, columns], tf.float64), trainable=False, name="telemetry")
-        self.requests = tf.Variable(tf.zeros([len(REQUESTS)]), trainable=False, name="requests")
+        self.requests = tf.Variable(self._asked, trainable=False, name="requests")
 
     def fits(self, loss: Any, steps_per_execution: int) -> bool:
         """Whether this telemetry is for that loss and that many steps."""
@@ -93,6 +95,15 @@ class Telemetry:
                     f"{list(needed)}. Received: targets {keys[0]}, outputs {keys[1]}. Provide the keys, or give the "
                     "term a fixed weight."
                 )
+
+    def ask(self, term: str, request: str | None) -> None:
+        """Pass a request for the weight of `term` on with the next steps; `None`: nothing any more."""
+        asked = np.where([name == term for name, _ in self._slots], 0.0, self._asked).astype("float32")
+        if request is not None:
+            asked[self._slots.index((term, request))] = 1.0
+        if not np.array_equal(asked, self._asked):
+            self._asked = asked
+            self.requests.assign(asked)
 
     def write(
         self, terms: dict[str, Any], total: Any, norm: Any, dampening: Any, bad: Any, routine: Any, requests: Any
@@ -124,8 +135,8 @@ class Telemetry:
 
     def _row(self, row: list[float]) -> StepRow:
         count, total, norm, dampening, bad, routine = row[:_FIXED_COLUMNS]
-        first_term = _FIXED_COLUMNS + len(REQUESTS)
-        asked = zip(REQUESTS, row[_FIXED_COLUMNS:first_term], strict=True)
+        first_term = _FIXED_COLUMNS + len(self._slots)
+        asked = zip(self._slots, row[_FIXED_COLUMNS:first_term], strict=True)
         named = zip(self.names, row[first_term:], strict=True)
         return StepRow(
             number=int(count),
@@ -135,7 +146,7 @@ class Telemetry:
             dampening=dampening,
             non_finite=None if bad < 0 else self._culprit(int(bad)),
             loss_scaling=bool(routine) and bad >= 0,
-            requests=tuple(name for name, replicas in asked if replicas > 0),
+            requests=tuple(slot for slot, share in asked if share > 0),
         )
 
     def _culprit(self, index: int) -> str:

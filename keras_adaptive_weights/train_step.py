@@ -36,7 +36,7 @@ class Measurement(NamedTuple):
         total: Total loss of the batch, undampened and unscaled, a scalar.
         terms: Raw value of each term that took part, scalars by name.
         dampening: Factor in the objective, 1.0 where the total is no spike, a scalar.
-        requests: How many replicas pass on each request by hand, shape `[len(REQUESTS)]`.
+        requests: Share of the replicas that pass on each request by hand; see `Telemetry.requests`.
         batch: `(x, y, y_pred, sample_weight)`.
 
     With several replicas, total and terms are means over all of them, and the objective is the replica's own.
@@ -117,12 +117,13 @@ class StableTrainStepMixin:
         self._build_optimizer()
         requests = tf.cast(self._telemetry.requests, local_total.dtype)
         seen = tf.concat([tf.stack([local_total, *terms.values()]), requests], axis=0)
-        total, *values = tf.unstack(tf.stop_gradient(mean_over_replicas(seen)))
+        seen = tf.stop_gradient(mean_over_replicas(seen))
+        total, *values = tf.unstack(seen[: 1 + len(terms)])
+        requests = seen[1 + len(terms) :]
         dampening = self._dampening(total)
         objective = self.optimizer.scale_loss(divide_by_replicas(local_total * dampening))
         batch = (x, y, y_pred, sample_weight)
-        terms = dict(zip(terms, values, strict=False))
-        return Measurement(objective, total, terms, dampening, tf.stack(values[len(terms) :]), batch)
+        return Measurement(objective, total, dict(zip(terms, values, strict=True)), dampening, requests, batch)
 
     def apply_if_finite(
         self, measured: Measurement, gradients: list[Any], before: list[tuple[Any, Any]]
@@ -283,6 +284,7 @@ class StableTrainStepMixin:
         self.loss.total_average.assign(tf.where(finite, after, before))
 
 
+@keras.saving.register_keras_serializable(package="keras_adaptive_weights")
 class StableModel(StableTrainStepMixin, keras.Model):
     """A `keras.Model` with the stable train step; functional or subclassed.
 

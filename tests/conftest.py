@@ -10,7 +10,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
 
-_common = {"deadline": None, "max_examples": 150, "suppress_health_check": [HealthCheck.too_slow]}
+_common = {"deadline": None, "max_examples": 150, "print_blob": True, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("local", **_common)
 settings.register_profile("ci", derandomize=True, database=None, **_common)
 settings.load_profile("ci" if os.environ.get("CI") else "local")

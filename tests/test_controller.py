@@ -1,14 +1,12 @@
 """The decision rule: tables of sequence -> expected outcome, and what holds for every sequence."""
 
-import json
+import itertools
 import math
 import random
 from collections import Counter
 from dataclasses import dataclass, replace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from keras_adaptive_weights import Action, AdaptiveWeightConfig, Observation, Reason, controller, replay
 from keras_adaptive_weights.controller_state import (
@@ -22,6 +20,10 @@ from keras_adaptive_weights.statistics import Series
 NAN, INF = math.nan, math.inf
 QUICK = AdaptiveWeightConfig(
     warmup_steps=20, cooling_period=12, min_stable_steps=5, reference_steps=20, loss_smoothing_factor=0.3
+)
+RECOVERIES = ("recovered_from_skips", "recovered_from_high_loss", "recovered_from_bad_variables")
+RECOVERY = dict.fromkeys(
+    ("consecutive_skips", "snapshot_step", "snapshot_loss", "total_loss_average", "recoveries", "max_recoveries"), 3.0
 )
 SPAN = QUICK.smoothing_steps  # 6
 
@@ -40,7 +42,7 @@ def play(config, base_weight, script, execution=1):
     """Run a script of observations and names of manual operations; `execution` observations a decision."""
     state, turns, batch = initial_state(config, base_weight), [], []
     script = [*script, None]
-    for item, following in zip(script, script[1:], strict=False):
+    for item, following in itertools.pairwise(script):
         if isinstance(item, Observation):
             batch.append(replace(item, step=state.step + len(batch) + 1))
             if len(batch) < execution and isinstance(following, Observation):
@@ -56,6 +58,8 @@ def play(config, base_weight, script, execution=1):
 
 
 def by_hand(config, state, name):
+    if name in RECOVERIES:
+        return controller.reset(state, "restored", Reason(name), RECOVERY)
     if name in ("enable", "rollback"):
         return getattr(controller, name)(config, state, "by hand")
     return getattr(controller, name)(state, "by hand")
@@ -63,9 +67,7 @@ def by_hand(config, state, name):
 
 def seen(*losses, norm=1.0, **values):
     """Observations of these losses; one that is not finite was skipped, as the train step does."""
-    return [
-        Observation(0, loss, 2.0 * loss, norm, **{"applied": math.isfinite(loss), **values}) for loss in losses
-    ]
+    return [Observation(0, loss, 2.0 * loss, norm, **{"applied": math.isfinite(loss), **values}) for loss in losses]
 
 
 def flat(steps, level=1.0, noise=0.0, **values):
@@ -107,7 +109,13 @@ LAST = {
     "neither are overflows": ({}, 2.5, flat(19) + OVERFLOW * 10 + flat(1), "hold", "warmup"),
     "step after a change": ({}, 2.5, RAISED + flat(1, 1.5), "hold", "cooling"),
     "last step of the cooling": ({}, 2.5, RAISED + flat(12, 1.5), "hold", "cooling"),
-    "first step after the cooling": ({"loss_smoothing_factor": 0.6}, 2.5, RAISED + flat(13, 1.5), "hold", "within_band"),
+    "first step after the cooling": (
+        {"loss_smoothing_factor": 0.6},
+        2.5,
+        RAISED + flat(13, 1.5),
+        "hold",
+        "within_band",
+    ),
     "variance": ({"variance_threshold": 0.001}, 2.5, flat(40, noise=0.1), "hold", "high_variance"),
     "unstable after a skip": ({}, 2.5, START + seen(NAN) + flat(4), "hold", "unstable"),
     "stable again": ({}, 2.5, START + seen(NAN) + flat(5), "hold", "within_band"),
@@ -127,7 +135,7 @@ LAST = {
     "a little more": ({}, 2.5, START + flat(20, 1.09), "hold", "within_band"),
     "a little less": ({}, 2.5, START + flat(20, 0.91), "hold", "within_band"),
     "noise": ({}, 2.5, flat(40, noise=0.3) + flat(SPAN, 1.2, 0.3), "hold", "not_significant"),
-    "clear, but only of late": ({}, 2.5, START + flat(2, 1.5), "hold", "not_lasting"),
+    "clear, but only of late": ({}, 2.5, START + flat(3, 1.09) + flat(3, 1.14), "hold", "not_lasting"),
     "high and gradients up": ({}, 2.5, START + flat(RISE, 1.5, norm=1.9), "hold", "gradients_block_increase"),
     "high and gradients growing": (
         {"gradient_growth_threshold": 1.2},
@@ -170,7 +178,13 @@ LAST = {
         "loss_low",
     ),
     "gradients growing": ({}, 2.5, START + flat(SPAN, norm=1.6), "decrease", "gradients_growing"),
-    "gradients growing and loss high": ({}, 2.5, START + flat(2) + flat(RISE, norm=1.6) + flat(2, 1.5, norm=1.6), "decrease", "gradients_growing"),
+    "gradients growing and loss high": (
+        {},
+        2.5,
+        START + flat(2) + flat(RISE, norm=1.6) + flat(2, 1.5, norm=1.6),
+        "decrease",
+        "gradients_growing",
+    ),
     "gradients not quite growing": ({}, 2.5, START + flat(SPAN, norm=1.49), "hold", "within_band"),
     "gradients above": ({}, 2.5, flat(21, norm=5.1), "decrease", "gradients_above_threshold"),
     "gradients not above": ({}, 2.5, flat(21, norm=5.0), "hold", "within_band"),
@@ -202,6 +216,11 @@ LAST = {
     "reset by hand": ({}, 2.5, [*RAISED, "reset"], "reset", "manual"),
     "rollback by hand": ({}, 2.5, [*RAISED, "rollback"], "rollback", "manual"),
     "rollback by hand after the trial": ({}, 2.5, [*RAISED, *flat(30, 1.5), "rollback"], "rollback", "manual"),
+    "the model went back after skips": ({}, 2.5, [*RAISED, *seen(NAN), RECOVERIES[0]], "reset", RECOVERIES[0]),
+    "the model went back after high losses": ({}, 2.5, [*RAISED, RECOVERIES[1]], "reset", RECOVERIES[1]),
+    "the model went back for its variables": ({}, 2.5, [*RAISED, RECOVERIES[2]], "reset", RECOVERIES[2]),
+    "a recovery enables nothing": ({}, 2.5, [*START, "disable", RECOVERIES[0], *flat(40)], "hold", "disabled"),
+    "warmup begins again after a recovery": ({}, 2.5, [*RAISED, RECOVERIES[0], *flat(20)], "hold", "warmup"),
     "warmup begins again after a reset": ({}, 2.5, [*START, "reset", *flat(20)], "hold", "warmup"),
     "and ends": ({}, 2.5, [*START, "reset", *flat(21)], "hold", "within_band"),
     "enabled again, cooling first": ({}, 2.5, [*START, "disable", "enable", *flat(12, 1.5)], "hold", "cooling"),
@@ -279,16 +298,18 @@ def test_at_and_near_a_bound(base, script, expected):
 
 
 def test_one_lasting_shift_is_answered_once():
-    turns = play(QUICK, 2.5, START + flat(400, 1.5, 0.01))
-    assert [action for action, _, _ in changes(turns)] == ["increase"]
+    for config in (QUICK, replace(QUICK, significance=0.1, reference_steps=60)):
+        turns = play(config, 2.5, START + flat(400, 1.5, 0.01))
+        assert [action for action, _, _ in changes(turns)] == ["increase"]
 
 
 def test_a_continuing_rise_is_answered_again_after_each_cooling():
-    drift = seen(*(1.03**i for i in range(300)))
+    rng = random.Random(0)
+    drift = seen(*(1.02**i * rng.lognormvariate(0.0, 0.05) for i in range(400)))
     turns = play(replace(QUICK, trial_tolerance=9.0), 2.5, START + drift)
     steps = [t.decision.step for t in turns if t.decision.is_event]
     assert [t.decision.action for t in turns if t.decision.is_event][:5] == ["increase"] * 5
-    assert min(b - a for a, b in zip(steps, steps[1:], strict=False)) >= QUICK.cooling_period + 1
+    assert min(b - a for a, b in itertools.pairwise(steps)) >= QUICK.cooling_period + 1
 
 
 def test_gradients_above_the_threshold_lower_the_weight_step_by_step_to_the_minimum():
@@ -397,7 +418,12 @@ def test_disable_goes_to_the_base_weight_at_once_from_anywhere():
     state = initial_state(QUICK, 2.5)._replace(weight=4.9)
     after, decision = controller.disable(state, "clipping")
     assert (after.weight, after.disabled) == (2.5, True)
-    assert (decision.action, decision.old_weight, decision.new_weight, decision.note) == ("disable", 4.9, 2.5, "clipping")
+    assert (decision.action, decision.old_weight, decision.new_weight, decision.note) == (
+        "disable",
+        4.9,
+        2.5,
+        "clipping",
+    )
 
 
 def test_a_disabled_controller_still_takes_in_what_happens():
@@ -492,7 +518,9 @@ def test_on_stationary_noise_the_weight_does_not_wander(seed):
     rng = random.Random(seed)
     losses = [rng.lognormvariate(0.0, 0.15) for _ in range(2500)]
     norms = [rng.lognormvariate(0.0, 0.15) for _ in range(2500)]
-    decisions = replay(Observation(i, loss, loss, norm) for i, (loss, norm) in enumerate(zip(losses, norms, strict=True), 1))
+    decisions = replay(
+        Observation(i, loss, loss, norm) for i, (loss, norm) in enumerate(zip(losses, norms, strict=True), 1)
+    )
     assert Counter(d.action for d in decisions) == {Action.HOLD: 2500}
 
 
@@ -600,236 +628,3 @@ def test_the_total_is_smoothed_by_the_factor():
     assert stability_metrics(state)["running_total_loss"] == pytest.approx(expected)
     ignored = controller.feed(QUICK, state, Observation(5, 1.0, None))
     assert ignored.running_total_loss == state.running_total_loss
-
-
-# --- over arbitrary streams --------------------------------------------------------------------------------
-
-ODD = (NAN, INF, -INF, 0.0, -0.0, -1.0, 1e300, -1e300, 1e-300, 5e-324, 1.7e308, 1.0, 3e38)
-
-
-@st.composite
-def configs(draw):
-    low = draw(st.sampled_from([1e-3, 0.5, 1.0, 2.4]))
-    return AdaptiveWeightConfig(
-        enabled=draw(st.sampled_from([True] * 9 + [False])),
-        min_weight=low,
-        max_weight=draw(st.sampled_from([2.5, 2.6, 5.0, 1e6])),
-        max_change_percent=draw(st.sampled_from([0.001, 0.05, 0.05, 0.5, 1.0])),
-        warmup_steps=draw(st.integers(0, 30)),
-        cooling_period=draw(st.integers(1, 20)),
-        min_stable_steps=draw(st.integers(1, 8)),
-        variance_threshold=draw(st.sampled_from([0.01, 0.5, 0.5, 1e9])),
-        loss_smoothing_factor=draw(st.sampled_from([0.15, 0.3, 0.5, 1.0])),
-        max_loss_spike_threshold=draw(st.sampled_from([1.1, 2.0, 2.0, 1e9])),
-        gradient_norm_threshold=draw(st.sampled_from([None, 5.0, 0.1])),
-        loss_ratio_high=draw(st.sampled_from([1.001, 1.1])),
-        loss_ratio_low=draw(st.sampled_from([0.999, 0.9])),
-        reference_steps=draw(st.integers(5, 20)),
-        significance=draw(st.sampled_from([0.0, 1.0, 4.5])),
-        trial_tolerance=draw(st.sampled_from([0.0, 0.05])),
-        trial_significance=draw(st.sampled_from([0.0, 3.0])),
-        cooling_backoff=draw(st.sampled_from([1.0, 2.0])),
-        absurd_loss_factor=draw(st.sampled_from([1.1, 10.0])),
-        max_rollbacks=draw(st.integers(1, 4)),
-        max_non_finite_steps=draw(st.integers(1, 5)),
-    )
-
-
-@st.composite
-def segments(draw):
-    """A stretch of a stream: ordinary losses around a level, odd values, or something asked for by hand."""
-    kind = draw(st.sampled_from(["level", "level", "level", "level", "drift", "odd", "odd", "hand"]))
-    if kind == "hand":
-        return [draw(st.sampled_from(["disable", "enable", "enable", "rollback", "reset"]))]
-    if kind == "odd":
-        return draw(
-            st.lists(
-                st.builds(
-                    Observation,
-                    st.just(0),
-                    st.sampled_from(ODD),
-                    st.sampled_from((None, *ODD)),
-                    st.sampled_from((None, *ODD)),
-                    applied=st.sampled_from([True, True, False]),
-                    loss_scaling=st.sampled_from([False, False, False, True]),
-                ),
-                min_size=1,
-                max_size=6,
-            )
-        )
-    rng = random.Random(draw(st.integers(0, 999)))
-    level, noise = draw(st.sampled_from([0.3, 0.7, 1.0, 1.0, 1.3, 2.5])), draw(st.sampled_from([0.0, 0.02, 0.3]))
-    norm = draw(st.sampled_from([None, 0.0, 1.0, 1.0, 2.0, 9.0]))
-    growth = draw(st.sampled_from([0.9, 0.98, 1.02, 1.2])) if kind == "drift" else 1.0
-    losses = [level * growth**i * rng.lognormvariate(0.0, noise) for i in range(draw(st.integers(1, 50)))]
-    return [Observation(0, x, 3.0 * x, norm and norm * rng.lognormvariate(0.0, noise)) for x in losses]
-
-
-@st.composite
-def histories(draw):
-    """Turns of a controller with arbitrary settings over an arbitrary stream at an arbitrary scale."""
-    config = draw(configs())
-    scale = draw(st.sampled_from([1.0, 1.0, 1.0, 1e-6, 40.0, 1e30, 1e-300, 1e300]))
-    script = [item for part in draw(st.lists(segments(), min_size=1, max_size=8)) for item in part]
-    script = [item if isinstance(item, str) else replace(item, loss=item.loss * scale) for item in script]
-    base = draw(st.sampled_from([config.min_weight, 2.5, config.max_weight]))
-    return config, play(config, base, script, draw(st.sampled_from([1, 1, 1, 2, 7])))
-
-
-def test_the_streams_reach_everything():
-    """Without this the properties below could hold because nothing happens."""
-    actions, reasons = Counter(), Counter()
-
-    @settings(derandomize=True, database=None, max_examples=300)
-    @given(histories())
-    def collect(history):
-        actions.update({t.decision.action for t in history[1]})
-        reasons.update({t.decision.reason for t in history[1]})
-
-    collect()
-    assert min(actions[action] for action in Action) >= 5
-    assert len(reasons) >= len(Reason) - len(UNREACHABLE) - 4
-
-
-@given(histories())
-def test_the_weight_is_always_finite_and_within_its_bounds(history):
-    config, turns = history
-    for turn in turns:
-        assert config.min_weight <= turn.after.weight <= config.max_weight
-        assert turn.after.weight == turn.decision.new_weight
-        assert turn.before.weight == turn.decision.old_weight
-
-
-@given(histories())
-def test_each_change_is_within_the_limit_and_a_rollback_undoes_exactly_the_last_one(history):
-    """The one exemption is DISABLE, which goes to the base weight at once."""
-    config, turns = history
-    undo = None
-    for turn in turns:
-        d, factor = turn.decision, 1.0 + config.max_change_percent
-        match d.action:
-            case Action.INCREASE:
-                assert d.old_weight < d.new_weight <= d.old_weight * factor
-                undo = d.old_weight
-            case Action.DECREASE:
-                assert d.old_weight / factor <= d.new_weight < d.old_weight
-                undo = d.old_weight
-            case Action.ROLLBACK:
-                assert d.new_weight == undo
-                assert 1.0 / factor / (1 + 1e-12) <= d.new_weight / d.old_weight <= factor * (1 + 1e-12)
-                undo = None
-            case Action.DISABLE:
-                assert d.new_weight == turn.before.base_weight
-                undo = None
-            case _:
-                assert d.new_weight == d.old_weight
-                undo = None if d.action is Action.RESET else undo
-
-
-@given(histories())
-def test_no_change_in_the_warmup_nor_within_the_cooling(history):
-    """Changes are INCREASE and DECREASE; harm is undone and an emergency answered at any time."""
-    config, turns = history
-    taken, since = 0, None
-    for turn in turns:
-        if turn.given == "reset":
-            taken = 0
-        elif turn.given == "enable":
-            since = 0
-        elif not isinstance(turn.given, str):
-            taken += sum(o.finite and not o.loss_scaling for o in turn.given)
-            since = None if since is None else since + len(turn.given)
-        if turn.decision.action in (Action.INCREASE, Action.DECREASE):
-            assert taken > config.warmup_steps
-            assert since is None or since > config.cooling_period
-        if turn.after.weight != turn.before.weight:
-            since = 0
-
-
-@given(histories())
-def test_a_non_finite_step_never_raises_the_weight(history):
-    """Unless that undoes a decrease which was on trial, or ends at the base weight."""
-    _, turns = history
-    before_change = None
-    for turn in turns:
-        d = turn.decision
-        if d.action is Action.DECREASE:
-            before_change = d.old_weight
-        if isinstance(turn.given, str) or turn.given[-1].finite:
-            continue
-        assert d.action in (Action.HOLD, Action.ROLLBACK, Action.DISABLE)
-        if d.new_weight > d.old_weight:
-            undoing = d.action is Action.ROLLBACK and turn.before.trial and d.new_weight == before_change
-            disabling = d.action is Action.DISABLE and d.new_weight == turn.before.base_weight
-            assert undoing or disabling
-
-
-@given(histories())
-def test_while_disabled_or_switched_off_only_a_person_moves_anything(history):
-    config, turns = history
-    for turn in turns:
-        if (turn.before.disabled or not config.enabled) and not isinstance(turn.given, str):
-            assert turn.decision.action is Action.HOLD
-        if turn.before.disabled and turn.given != "enable":
-            assert turn.after.disabled
-            assert turn.after.weight == turn.before.base_weight
-
-
-@given(histories())
-def test_the_state_survives_json_and_goes_on_the_same(history):
-    config, turns = history
-    through_json = turns[0].before
-    for turn in turns:
-        text = json.dumps(through_json.to_dict())
-        restored = ControllerState.from_dict(json.loads(text))
-        assert repr(restored) == repr(turn.before), "repr: NaN is not equal to itself"
-        if isinstance(turn.given, str):
-            through_json, decision = by_hand(config, restored, turn.given)
-        else:
-            through_json, decision = controller.step(config, restored, turn.given)
-        assert repr(decision) == repr(turn.decision)
-
-
-def leaves(value):
-    """Number of plain values in a structure."""
-    if isinstance(value, dict):
-        return sum(map(leaves, value.values()))
-    return sum(map(leaves, value)) if isinstance(value, (list, tuple)) else 1
-
-
-@given(histories())
-def test_memory_is_bounded(history):
-    config, turns = history
-    scalars = leaves(initial_state(config, 2.5).to_dict()) + 12  # a trial's fields
-    for turn in turns:
-        for series in (turn.after.losses, turn.after.gradient_norms):
-            assert len(series.recent) <= config.smoothing_steps
-            assert len(series.reference) <= config.reference_steps
-        assert leaves(turn.after.to_dict()) <= scalars + 2 * (config.smoothing_steps + config.reference_steps)
-
-
-@given(histories())
-def test_every_decision_can_be_explained_and_written_down(history):
-    """The advice puts in no number that is not there, and steps never rewind."""
-    _, turns = history
-    step = 0
-    for turn in turns:
-        d = turn.decision
-        assert "nan" not in d.advice
-        assert type(d.advice) is str
-        assert all(isinstance(value, (int, float)) for value in d.evidence.values())
-        assert repr(type(d).from_dict(json.loads(json.dumps(d.to_dict())))) == repr(d)
-        assert d.step >= step
-        step = d.step
-
-
-@given(histories())
-def test_metrics_can_always_be_read(history):
-    config, turns = history
-    for turn in turns[::10]:
-        stability = stability_metrics(turn.after)
-        assert 0.0 <= stability["loss_stability_score"] <= 1.0
-        assert stability["step_count"] == turn.after.step
-        metrics = adaptive_weight_metrics(config, turn.after)
-        assert metrics["current_mel_weight"] == turn.after.weight
-        assert metrics["weight_adjustment_enabled"] is (config.enabled and not turn.after.disabled)

@@ -8,7 +8,16 @@ import pytest
 
 from keras_adaptive_weights import Action, Decision, Observation, Reason
 
-ACTION_CODES = {"hold": 0, "increase": 1, "decrease": 2, "rollback": 3, "reject": 4, "disable": 5, "enable": 6, "reset": 7}
+ACTION_CODES = {
+    "hold": 0,
+    "increase": 1,
+    "decrease": 2,
+    "rollback": 3,
+    "reject": 4,
+    "disable": 5,
+    "enable": 6,
+    "reset": 7,
+}
 
 
 def decision(reason=Reason.LOSS_HIGH, action=Action.INCREASE, **values):
@@ -79,8 +88,10 @@ def test_an_event_is_anything_but_a_hold(action):
 
 
 @pytest.mark.parametrize("reason", Reason)
-def test_by_hand_are_requests_and_refused_requests(reason):
-    assert decision(reason).by_hand is (reason.value in ("manual", "nothing_to_roll_back"))
+def test_by_hand_are_requests_refused_requests_and_recoveries(reason):
+    """Everything that did not come from the controller: a journal does not count it as the decision on a step."""
+    from_outside = reason.value in ("manual", "nothing_to_roll_back") or reason.value.startswith("recovered_from_")
+    assert decision(reason).by_hand is from_outside
 
 
 def test_a_decision_reads_as_one_line():

@@ -145,6 +145,29 @@ def test_deviation_is_the_distance_of_the_ratio_from_one_in_standard_errors(rati
     assert got == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [
+        (2.0, 0.0),
+        (1.5, math.log(2.0 / 1.5) / (0.1 * math.sqrt(3 / 4))),
+        (4.0, math.log(2.0) / (0.1 * math.sqrt(3 / 4))),
+    ],
+)
+def test_deviation_from_a_fixed_level_rests_on_the_recent_values_alone(level, expected):
+    got = Comparison((2.0,) * 4, (1.0,) * 9, 2.0, 1.0, 2.0).deviation_from(level, Noise(0.1, 0.5, 50))
+    assert got == pytest.approx(expected)
+
+
+def test_noise_that_has_grown_counts():
+    """Not to be taken for a signal; noise that has fallen is measured on the many older values."""
+    rng = np.random.default_rng(1)
+    calm, wild = (tuple(rng.lognormal(0.0, noise, 40)) for noise in (0.02, 0.5))
+    for older, recent, deviation in ((calm, wild, wild[20:]), (wild, calm, wild)):
+        noise = Comparison(recent, older, 1.0, 1.0, 1.0).noise()
+        assert noise.deviation == measure_noise(deviation).deviation
+        assert (noise.autocorrelation, noise.samples) == measure_noise(older)[1:]
+
+
 @pytest.mark.parametrize("normal", [2.0, 3.0, 4.5])
 @pytest.mark.parametrize("freedom", [10, 30, 98])
 def test_the_quantile_is_close_to_that_of_student(normal, freedom):

@@ -1,0 +1,1 @@
+"""Parts of the main example, `train_xtts.py`: corpus, features, data set, model, fault injection and report."""

@@ -1,0 +1,116 @@
+"""What is printed before and after the training."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+
+from keras_adaptive_weights import Action, Decision, Journal, Observation
+
+from .audio import SAMPLE_RATE
+from .clips import Scan
+from .features import HOP
+
+_FIRST, _LAST = 5, 20
+
+
+class DecisionCounter:
+    """An observer that counts every decision, also those that leave the weight as it is.
+
+    Attributes:
+        counts: Number of decisions by action and reason.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
+
+    def observe(self, observations: Sequence[Observation], decision: Decision) -> None:
+        """Count one decision."""
+        del observations
+        self.counts[decision.action.value, decision.reason.value] += 1
+
+
+def seconds(frames: float) -> float:
+    """Return the duration of so many frames."""
+    return frames * HOP / SAMPLE_RATE
+
+
+def describe_scan(found: Scan, source: str) -> str:
+    """Return what was found in a folder: one line, and one more for each clip that is left out."""
+    speakers = len({clip.speaker for clip in found.clips})
+    total = seconds(sum(clip.frames for clip in found.clips))
+    lines = [
+        f"{source}: {len(found.clips)} clips of {speakers} speaker{'s' * (speakers != 1)}, {total / 60:.1f} minutes; "
+        f"character durations {'from word times' if found.aligned else 'spread evenly'}"
+        + (f"; {found.resampled} clips resampled to {SAMPLE_RATE} Hz" if found.resampled else "")
+    ]
+    if found.skipped:
+        lines.append(f"{len(found.skipped)} clips are left out:")
+        lines += [f"  {name}: {reason}" for name, reason in found.skipped]
+    return "\n".join(lines)
+
+
+def describe_training(
+    journal: Journal, counts: Counter[tuple[str, str]], validation: Sequence[float], bounds: tuple[float, float]
+) -> str:
+    """Return the table at the end.
+
+    Args:
+        journal: The run's journal.
+        counts: Number of decisions by action and reason.
+        validation: Mel loss of the validation clips before the first step and after each epoch.
+        bounds: Lowest and highest weight allowed.
+    """
+    seen = journal.observations
+    skipped = [step for step in seen if not step.applied]
+    dampened = [step for step in seen if step.dampening < 1.0]
+    rows = [
+        ("steps", f"{len(seen)}, of which {len(seen) - len(skipped)} applied and {len(skipped)} skipped"),
+        *(("", f"step {step.step} skipped: {step.non_finite} is not finite") for step in skipped),
+        *(("", f"step {step.step} spiked: its gradients were scaled by {step.dampening:.2g}") for step in dampened),
+        ("train mel loss", _train_losses([step.loss for step in seen if step.finite])),
+        ("validation mel loss", f"{_change(validation[0], validation[-1])}   (before the first step, at the end)"),
+        ("mel weight", f"{_path(journal)}   (within [{bounds[0]:g}, {bounds[1]:g}])"),
+        *(
+            ("", f"step {event.step}: {event.action} to {event.new_weight:.4g}, {event.reason}")
+            for event in journal.events
+        ),
+        *zip(["decisions", *[""] * len(counts)], _by_action(counts), strict=False),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:<{width}}  {value}".rstrip() for name, value in rows)
+
+
+def _train_losses(losses: Sequence[float]) -> str:
+    """Return how the loss of the training steps changed; medians, which a spike does not move."""
+    if not losses:
+        return "no finite step"
+    first, last = losses[:_FIRST], losses[-_LAST:]
+    change = _change(statistics.median(first), statistics.median(last))
+    return f"{change}   (medians of the first {len(first)} and last {len(last)} steps)"
+
+
+def _change(first: float, last: float) -> str:
+    """Return two values and how far apart they are."""
+    percent = 100.0 * (last / first - 1.0) if first else math.nan
+    return f"{first:.4f} -> {last:.4f}   {percent:+.1f} %"
+
+
+def _path(journal: Journal) -> str:
+    """Return the weights in the order they were in force."""
+    moves = [event for event in journal.events if event.new_weight != event.old_weight]
+    if not moves:
+        return f"{journal.headers[0].base_weight:.4g}, unchanged"
+    return " -> ".join(f"{weight:.4g}" for weight in (moves[0].old_weight, *(move.new_weight for move in moves)))
+
+
+def _by_action(counts: Counter[tuple[str, str]]) -> list[str]:
+    """Return one phrase for each action, with its reasons; those that hold the weight last."""
+    phrases = []
+    for action in sorted({action for action, _ in counts}, key=lambda action: (action == Action.HOLD, action)):
+        reasons = [(reason, count) for (name, reason), count in counts.most_common() if name == action]
+        total = sum(count for _, count in reasons)
+        phrases.append(f"{total} {action}: {', '.join(f'{reason} {count}' for reason, count in reasons)}")
+    return phrases

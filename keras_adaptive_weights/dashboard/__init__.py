@@ -1,0 +1,1 @@
+"""The Adaptive Weights dashboard: a TensorBoard plugin. Imports neither TensorFlow nor Keras."""

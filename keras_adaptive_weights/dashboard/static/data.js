@@ -1,0 +1,95 @@
+// What is known of the runs: their list, which are drawn, and the events and figures fetched so far.
+import { fetchEvents, fetchRuns, fetchSeries } from "./api.js";
+import { kindOf } from "./kinds.js";
+
+const SHOWN_AT_FIRST = 4;
+const NOTHING = { events: [], generation: null, bytes: -1, key: "", series: null };
+
+export class RunData {
+  constructor() {
+    this.all = [];
+    this.visible = null;
+    this.focusName = null;
+    this.known = new Map();
+    this.latest = 0;
+  }
+
+  // Fetch the list of runs; return whether anything but the time since their last sign of life is new.
+  async list() {
+    const before = JSON.stringify(this.all.map((run) => ({ ...run, age: null })));
+    this.all = await fetchRuns();
+    this.choose();
+    return before !== JSON.stringify(this.all.map((run) => ({ ...run, age: null })));
+  }
+
+  choose() {
+    const readable = this.all.filter((run) => !run.error);
+    const names = new Set(readable.map(({ run }) => run));
+    if (this.visible === null && readable.length) {
+      const latest = [...readable].sort((a, b) => (a.age ?? 0) - (b.age ?? 0));
+      const first = readable.length <= SHOWN_AT_FIRST ? latest : latest.slice(0, 1);
+      this.visible = new Set(first.map(({ run }) => run));
+      this.focusName = latest[0].run;
+    }
+    for (const name of this.visible ?? []) if (!names.has(name)) this.visible.delete(name);
+    if (!this.visible?.has(this.focusName)) this.focusName = [...(this.visible ?? [])][0] ?? null;
+  }
+
+  toggle(name, on) {
+    if (on) this.visible.add(name);
+    else this.visible.delete(name);
+    this.choose();
+  }
+
+  focus(name) {
+    this.visible.add(name);
+    this.focusName = name;
+  }
+
+  get shown() {
+    return this.all.filter(({ run, error }) => !error && this.visible?.has(run));
+  }
+
+  get extent() {
+    const { shown } = this;
+    if (!shown.length) return [0, 1];
+    const first = Math.min(...shown.map((run) => run.first || 1));
+    return [first, Math.max(...shown.map(({ last }) => last), first + 1)];
+  }
+
+  event(at) {
+    return at ? this.known.get(at.run)?.events[at.index] : undefined;
+  }
+
+  // Fetch what is missing of a window (null: the whole run) of every run shown; return whether there was anything.
+  async load(window, points) {
+    this.latest += 1;
+    const token = this.latest;
+    const loaded = await Promise.all(this.shown.map((run) => this.loadRun(run, window, points, token)));
+    return loaded.includes(true);
+  }
+
+  async loadRun(run, window, points, token) {
+    const known = this.known.get(run.run) ?? { ...NOTHING };
+    this.known.set(run.run, known);
+    if (known.generation !== run.generation) {
+      Object.assign(known, { events: [], bytes: -1, key: "", generation: run.generation });
+    }
+    const ends = window ? [Math.floor(window[0]), Math.ceil(window[1])] : [null, null];
+    const key = `${ends}:${points}`;
+    const grown = known.bytes !== run.bytes;
+    if (!grown && known.key === key) return false;
+    const [series, news] = await Promise.all([
+      fetchSeries(run.run, ...ends, points),
+      grown ? fetchEvents(run.run, known.events.length) : { generation: known.generation, events: [] },
+    ]);
+    if (token === this.latest || known.series === null) Object.assign(known, { series, key });
+    if (news.generation === known.generation) {
+      for (const event of news.events) {
+        if (event.index === known.events.length) known.events.push({ ...event, kind: kindOf(event) });
+      }
+    }
+    known.bytes = run.bytes;
+    return true;
+  }
+}

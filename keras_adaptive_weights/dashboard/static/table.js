@@ -1,0 +1,190 @@
+// The table of decisions: filters, order, selection, details of the chosen one.
+import { count, dateTime, figure, html, words } from "./dom.js";
+import { icon, kindLabel } from "./kinds.js";
+import { eventDetails } from "./tooltip.js";
+
+const ROWS = 300;
+
+export class DecisionTable {
+  constructor(parent, actions) {
+    this.actions = actions;
+    this.filter = { kind: "", reason: "", inView: false };
+    this.newestFirst = true;
+    this.limit = ROWS;
+    this.action = this.choice("Action", "kind", kindLabel);
+    this.reason = this.choice("Reason", "reason", words);
+    const inView = html("input", {
+      type: "checkbox",
+      id: "only-view",
+      onchange: () => this.change({ inView: inView.checked }),
+    });
+    this.order = html("button", { type: "button", class: "plain", onclick: () => this.turn() }, "Step ↓");
+    this.orderHead = html("th", { scope: "col", "aria-sort": "descending" }, this.order);
+    const heads = ["Action", "Weight", "Reason", "Note"].map((name) => html("th", { scope: "col" }, name));
+    this.runHead = html("th", { scope: "col" }, "Run");
+    this.body = html("tbody");
+    this.summary = html("p", { class: "quiet", role: "status" });
+    this.more = html("button", { type: "button", hidden: true, onclick: () => this.showMore() });
+    this.details = html("div", {
+      class: "details",
+      role: "region",
+      "aria-label": "Selected decision",
+      "aria-live": "polite",
+    });
+    const rows = html(
+      "table",
+      { class: "decisions" },
+      html("caption", { class: "hidden" }, "Decisions"),
+      html("thead", {}, html("tr", {}, this.orderHead, ...heads, this.runHead)),
+      this.body,
+    );
+    const label = html("label", { for: "only-view" }, inView, " only steps in view");
+    parent.append(
+      html("h2", {}, "Decisions"),
+      html("div", { class: "filters" }, ...this.action.parts, ...this.reason.parts, label),
+      this.summary,
+      html(
+        "div",
+        { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of decisions" },
+        rows,
+        this.more,
+      ),
+      this.details,
+    );
+    this.body.addEventListener("click", (event) => this.pick(event.target.closest("tr")));
+    this.body.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  choice(label, name, say) {
+    const id = `filter-${name}`;
+    const node = html("select", { id, onchange: () => this.change({ [name]: node.value }) });
+    return { node, say, name, parts: [html("label", { for: id }, label), node] };
+  }
+
+  change(values) {
+    Object.assign(this.filter, values);
+    this.limit = ROWS;
+    this.actions.refilter();
+  }
+
+  clearFilter() {
+    this.filter = { ...this.filter, kind: "", reason: "" };
+  }
+
+  accepts = (event) =>
+    (!this.filter.kind || event.kind === this.filter.kind) &&
+    (!this.filter.reason || event.reason === this.filter.reason);
+
+  turn() {
+    this.newestFirst = !this.newestFirst;
+    this.order.textContent = this.newestFirst ? "Step ↓" : "Step ↑";
+    this.orderHead.setAttribute("aria-sort", this.newestFirst ? "descending" : "ascending");
+    this.draw(this.context);
+  }
+
+  showMore() {
+    this.limit += 10 * ROWS;
+    this.draw(this.context);
+  }
+
+  draw(context) {
+    this.context = context;
+    const all = context.runs.flatMap((run) => run.events.map((event) => ({ run, event })));
+    this.offer(this.action, all);
+    this.offer(this.reason, all);
+    const [first, last] = context.view;
+    const kept = all.filter(
+      ({ event }) => this.accepts(event) && (!this.filter.inView || (event.step >= first && event.step <= last)),
+    );
+    kept.sort((a, b) => (a.event.step - b.event.step || a.event.index - b.event.index) * (this.newestFirst ? -1 : 1));
+    this.kept = kept;
+    const { selected } = context;
+    const at = selected
+      ? kept.findIndex(({ run, event }) => run.name === selected.run && event.index === selected.index)
+      : -1;
+    this.limit = Math.max(this.limit, at + 1);
+    const focused = this.body.contains(document.activeElement);
+    this.body.replaceChildren(...kept.slice(0, this.limit).map((item) => this.row(item, context)));
+    if (focused) this.body.querySelector('tr[aria-selected="true"]')?.focus({ preventScroll: true });
+    const cut = kept.length > this.limit ? `, ${count(this.limit)} of them shown` : "";
+    this.summary.textContent = `${count(kept.length)} of ${count(all.length)} decisions other than "hold"${cut}`;
+    this.more.hidden = kept.length <= this.limit;
+    this.more.textContent = `Show ${count(Math.min(10 * ROWS, kept.length - this.limit))} more`;
+    this.runHead.hidden = context.runs.length < 2;
+    this.showDetails(context);
+  }
+
+  offer({ node, say, name }, all) {
+    const numbers = new Map();
+    for (const { event } of all) numbers.set(event[name], (numbers.get(event[name]) ?? 0) + 1);
+    const chosen = this.filter[name];
+    if (chosen && !numbers.has(chosen)) numbers.set(chosen, 0);
+    const options = [...numbers].sort((a, b) => b[1] - a[1]);
+    const key = JSON.stringify(options);
+    if (node.offered !== key) {
+      node.offered = key;
+      node.replaceChildren(
+        html("option", { value: "" }, "all"),
+        ...options.map(([value, n]) => html("option", { value }, `${say(value)} (${count(n)})`)),
+      );
+    }
+    node.value = chosen;
+  }
+
+  row({ run, event }, { runs, selected }) {
+    const chosen = selected !== null && selected.run === run.name && selected.index === event.index;
+    const swatch = html("span", { class: "swatch", "aria-hidden": "true" });
+    swatch.style.background = run.color;
+    const node = html(
+      "tr",
+      {
+        tabindex: chosen ? 0 : -1,
+        "aria-selected": chosen,
+        "data-run": run.name,
+        "data-index": event.index,
+        title: dateTime(event.wall_time),
+      },
+      html("td", { class: "number" }, count(event.step)),
+      html("td", { class: "action-cell" }, icon(event.kind), ` ${kindLabel(event.kind)}`),
+      html("td", { class: "number" }, `${figure(event.old_weight)} → ${figure(event.new_weight)}`),
+      html("td", { class: "reason-cell" }, words(event.reason)),
+      html("td", { class: "note-cell" }, event.note ?? ""),
+      runs.length > 1 ? html("td", {}, swatch, ` ${run.name}`) : null,
+    );
+    node.picked = { run: run.name, index: event.index };
+    return node;
+  }
+
+  pick(row) {
+    if (row?.picked) this.actions.select(row.picked, "table");
+  }
+
+  key(event) {
+    const row = event.target.closest("tr");
+    const next = { ArrowDown: row?.nextElementSibling, ArrowUp: row?.previousElementSibling }[event.key];
+    if (event.key === "Enter" || event.key === " ") this.pick(row);
+    else if (next) this.pick(next);
+    else return;
+    event.preventDefault();
+  }
+
+  reveal(focus) {
+    const row = this.body.querySelector('tr[aria-selected="true"]');
+    if (!row) return;
+    const box = row.closest(".scroll");
+    const [top, bottom] = [row.offsetTop, row.offsetTop + row.offsetHeight];
+    if (top < box.scrollTop + 30) box.scrollTop = top - 60;
+    else if (bottom > box.scrollTop + box.clientHeight) box.scrollTop = bottom - box.clientHeight + 30;
+    if (focus) row.focus({ preventScroll: true });
+  }
+
+  showDetails({ runs, selected }) {
+    const run = runs.find(({ name }) => name === selected?.run);
+    const event = run?.events[selected?.index];
+    this.details.replaceChildren(
+      ...(event
+        ? eventDetails(run, event, true)
+        : [html("p", { class: "quiet" }, "Choose a row or a marker to see what the decision was taken on.")]),
+    );
+  }
+}

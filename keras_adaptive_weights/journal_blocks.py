@@ -1,0 +1,115 @@
+"""Summaries of runs of steps in the journal, so that an overview of a million steps need not read a million lines.
+
+A block says about the steps since the block (or header) before it:
+
+- `first`, `last`, `steps`: their first and last number, and how many they are;
+- `figures`: for each figure that was a finite number at least once, its least, greatest and last value;
+- `reasons`: how often each reason of a HOLD was given;
+- `phases`: the phase at the first step, and every change after it, as pairs of step and phase: "warmup", "cooling",
+  "disabled" or "" for none of them;
+- `skipped`: the skipped steps, as lists of step, what was non-finite (or null), and whether it was routine loss
+  scaling;
+- `bytes`, `events`: what leads to the block before it (see `journal_chain`), added by the writer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from keras_adaptive_weights.decision import Action, Reason
+from keras_adaptive_weights.journal_lines import OUTCOME_FIGURES
+
+BLOCK_STEPS = 256
+FIGURES = ("weight", "loss", "total_loss", "gradient_norm", *OUTCOME_FIGURES)
+_PHASES = {
+    Reason.WARMUP.value: "warmup",
+    Reason.COOLING.value: "cooling",
+    Reason.DISABLED.value: "disabled",
+    Reason.SWITCHED_OFF.value: "disabled",
+}
+_NO_PHASE_CHANGE = (Reason.NON_FINITE.value, Reason.LOSS_SCALING.value)
+
+
+class BlockBuilder:
+    """Collects steps into a block. `add` takes the values of step lines, written or read back.
+
+    Args:
+        phase: The phase before the first step.
+    """
+
+    def __init__(self, phase: str = "") -> None:
+        self._phase = phase
+        self._begin()
+
+    @property
+    def steps(self) -> int:
+        """Number of steps collected."""
+        return self._steps
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        """Take in one step line."""
+        step = values["step"]
+        if not self._steps:
+            self._first = step
+            self._phases.append([step, self._phase])
+        self._last = step
+        self._steps += 1
+        for name in FIGURES:
+            value = values.get(name)
+            if isinstance(value, (int, float)) and math.isfinite(value):
+                self._add_figure(name, value)
+        if not values.get("applied", True):
+            self._skipped.append([step, values.get("non_finite"), bool(values.get("loss_scaling"))])
+        reason = values.get("reason")
+        if reason is not None:
+            self._add_outcome(step, values.get("action"), reason)
+
+    def take(self) -> dict[str, Any]:
+        """Return the block of the steps collected, and begin the next."""
+        block = self.preview()
+        self._begin()
+        return block
+
+    def preview(self) -> dict[str, Any]:
+        """Return the block of the steps collected so far; more may follow."""
+        return {
+            "kind": "block",
+            "first": self._first,
+            "last": self._last,
+            "steps": self._steps,
+            "figures": self._figures,
+            "reasons": self._reasons,
+            "phases": self._phases,
+            "skipped": self._skipped,
+        }
+
+    def _begin(self) -> None:
+        self._first = self._last = self._steps = 0
+        self._figures: dict[str, list[float]] = {}
+        self._reasons: dict[str, int] = {}
+        self._phases: list[list[Any]] = []
+        self._skipped: list[list[Any]] = []
+
+    def _add_figure(self, name: str, value: float) -> None:
+        seen = self._figures.get(name)
+        if seen is None:
+            self._figures[name] = [value, value, value]
+            return
+        if value < seen[0]:
+            seen[0] = value
+        elif value > seen[1]:
+            seen[1] = value
+        seen[2] = value
+
+    def _add_outcome(self, step: int, action: str | None, reason: str) -> None:
+        if action == Action.HOLD.value:
+            self._reasons[reason] = self._reasons.get(reason, 0) + 1
+        phase = self._phase if reason in _NO_PHASE_CHANGE else _PHASES.get(reason, "")
+        if phase != self._phase:
+            self._phase = phase
+            if self._phases[-1][0] == step:
+                self._phases[-1][1] = phase
+            else:
+                self._phases.append([step, phase])

@@ -1,0 +1,53 @@
+"""Where a run keeps its journal, and what the journal's file says about the process that writes it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+FOLDER = "adaptive_weights"
+JOURNAL = "journal.jsonl"
+_HEARTBEAT_SECONDS = 15.0
+
+
+def find_journal(path: str | os.PathLike[str]) -> Path:
+    """Return the journal of a run.
+
+    Args:
+        path: The run's log dir, the folder of the journal, or the journal itself.
+
+    Raises:
+        FileNotFoundError: There is none; the message names runs below the folder, if there are any.
+        ValueError: There are several, one for each of several terms.
+    """
+    given = Path(path)
+    if given.is_file():
+        return given
+    for candidate in (given / FOLDER / JOURNAL, given / JOURNAL):
+        if candidate.is_file():
+            return candidate
+    inside = sorted((given / FOLDER).glob(f"*/{JOURNAL}"))
+    if len(inside) == 1:
+        return inside[0]
+    if inside:
+        names = ", ".join(repr(os.fspath(journal.parent)) for journal in inside)
+        raise ValueError(f"{os.fspath(given)!r} has a journal for each of several terms: give one of {names}.")
+    below = sorted(journal.parent.parent for journal in given.glob(f"*/{FOLDER}/{JOURNAL}"))
+    hint = f" Runs below it: {', '.join(repr(os.fspath(run)) for run in below[:8])}." if below else ""
+    raise FileNotFoundError(f"no {FOLDER}/{JOURNAL} in {os.fspath(given)!r}.{hint}")
+
+
+def liveliness(journal: Path, *, ended: bool, clock: Callable[[], float] = time.time) -> tuple[str, float]:
+    """Say whether a journal's writer is "alive", has "ended", or is "silent", and how old its last sign of life is.
+
+    Args:
+        journal: The journal; a living writer touches it once a second.
+        ended: Whether its last line says that the writer was closed.
+        clock: Seconds since the epoch; for tests.
+    """
+    age = max(0.0, clock() - journal.stat().st_mtime)
+    if ended:
+        return "ended", age
+    return ("alive" if age < _HEARTBEAT_SECONDS else "silent"), age

@@ -1,0 +1,173 @@
+"""A process that trains one model of the benchmark, some executions at a time, whenever it is told to.
+
+Each contestant has a process of its own, so that its CPU time is its own and no summary state of one reaches another.
+Between two segments it waits inside `fit`: what opens and closes with `fit` is not part of any segment.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_adaptive_weights as kaw
+
+PLAIN, AGAIN, MIXIN, PLUGIN, TENSORBOARD = "plain", "plain again", "mixin", "mixin + callback", "Keras TensorBoard"
+CONTESTANTS = (PLAIN, AGAIN, MIXIN, PLUGIN, TENSORBOARD)
+
+_BATCH_SIZE = 16
+_BANDS = 80
+_DEPTH = 6
+_SETTLE_SECONDS = 0.03  # writers finish in the background: their CPU time is the segment's, the waiting is not
+
+
+@dataclass(frozen=True)
+class Task:
+    """The model to train.
+
+    Attributes:
+        width: Units of its hidden layers.
+        frames: Frames of each sample of the batch.
+        steps_per_execution: As in `compile`.
+        jit_compile: As in `compile`.
+    """
+
+    width: int
+    frames: int
+    steps_per_execution: int
+    jit_compile: bool
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a segment cost: milliseconds of wall and CPU time for each step."""
+
+    wall: float
+    cpu: float
+
+
+class Contestant:
+    """The handle on a contestant's process.
+
+    Args:
+        kind: One of `CONTESTANTS`.
+    """
+
+    def __init__(self, kind: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(kind, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def begin(self, task: Task) -> None:
+        """Build the model and start `fit`, which waits for the first segment."""
+        self._connection.send(task)
+        self._connection.recv()
+
+    def run(self, executions: int) -> Cost:
+        """Let `fit` go on for so many executions."""
+        self._connection.send(executions)
+        return self._connection.recv()
+
+    def end(self) -> None:
+        """End `fit`."""
+        self._connection.send(0)
+        self._connection.recv()
+
+    def close(self) -> None:
+        """End the process."""
+        self._connection.send(None)
+        self._process.join()
+
+
+class _Gate(keras.callbacks.Callback):
+    """Holds `fit` before an execution until more are asked for. It has no batch hook: plain `fit` has none either."""
+
+    def __init__(self, connection: Connection, steps_per_execution: int) -> None:
+        super().__init__()
+        self._connection = connection
+        self._steps = steps_per_execution
+        self._asked = self._left = 0
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        del logs
+        train, model = self.model.train_function, self.model
+
+        def gated(iterator: Any) -> Any:
+            if not self._left:
+                self._wait()
+                model.stop_training = not self._left
+            self._left -= 1
+            return train(iterator)
+
+        self._connection.send(None)
+        model.train_function = gated
+
+    def _wait(self) -> None:
+        wall = time.perf_counter()
+        if self._asked:
+            time.sleep(_SETTLE_SECONDS)
+            steps = self._asked * self._steps
+            self._connection.send(Cost(1e3 * (wall - self._wall) / steps, 1e3 * (_cpu_seconds() - self._cpu) / steps))
+        self._asked = self._left = self._connection.recv()
+        self._cpu, self._wall = _cpu_seconds(), time.perf_counter()
+
+
+def _serve(kind: str, connection: Connection) -> None:
+    """Carry out one task after the other until there are no more."""
+    while (task := connection.recv()) is not None:
+        keras.backend.clear_session()
+        with tempfile.TemporaryDirectory() as folder:
+            _train(kind, task, folder, connection)
+        connection.send(None)
+
+
+def _train(kind: str, task: Task, folder: str, connection: Connection) -> None:
+    keras.utils.set_random_seed(7)
+    inputs = outputs = keras.Input((task.frames, _BANDS))
+    for _ in range(_DEPTH):
+        outputs = keras.layers.Dense(task.width, activation="relu")(outputs)
+    outputs = keras.layers.Dense(_BANDS)(outputs)
+    model = (kaw.StableModel if kind in (MIXIN, PLUGIN) else keras.Model)(inputs, outputs)
+    model.compile(
+        optimizer=keras.optimizers.Adam(1e-4),
+        loss=kaw.CompositeLoss({"mel_loss": kaw.LossTerm(_mean_absolute_error, weight=kaw.AdaptiveWeight(2.5))}),
+        steps_per_execution=task.steps_per_execution,
+        jit_compile=task.jit_compile,
+    )
+    generator = np.random.default_rng(7)
+    x, y = generator.normal(size=(2, _BATCH_SIZE, task.frames, _BANDS)).astype("float32")
+    model.fit(
+        tf.data.Dataset.from_tensors((x, y)).repeat(),
+        steps_per_epoch=10**9,
+        verbose=0,
+        callbacks=[_Gate(connection, task.steps_per_execution), *_CALLBACKS[kind](folder)],
+    )
+
+
+_CALLBACKS: dict[str, Callable[[str], list[keras.callbacks.Callback]]] = {
+    PLAIN: lambda _: [],
+    AGAIN: lambda _: [],
+    MIXIN: lambda _: [],
+    PLUGIN: lambda folder: [kaw.AdaptiveMelWeightCallback(log_dir=folder)],
+    TENSORBOARD: lambda folder: [keras.callbacks.TensorBoard(folder, update_freq="batch")],
+}
+
+
+def _mean_absolute_error(y_true: Any, y_pred: Any) -> Any:
+    return tf.reduce_mean(tf.abs(y_true - y_pred), axis=(1, 2))
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime

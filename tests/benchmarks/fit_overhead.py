@@ -1,0 +1,168 @@
+"""What the plugin costs: the time of `model.fit` beside plain Keras, and beside Keras's own TensorBoard callback.
+
+    python tests/benchmarks/fit_overhead.py              # about an hour
+    python tests/benchmarks/fit_overhead.py --quick      # a few minutes, two rows
+
+All contestants train the same model with the same loss: plain Keras; the mixin alone; the mixin and
+`AdaptiveMelWeightCallback(log_dir=...)`; plain Keras with `TensorBoard(update_freq="batch")`; and plain Keras once more,
+whose distance from plain Keras is the noise of the measurement. They take turns in short segments, in an order that
+changes with every round. A figure is the median over all rounds of the time relative to plain Keras in the same round,
+with its quartiles in brackets. Every row is measured in several sets of fresh processes, since where a process's
+memory happens to lie makes a difference of a few percent for its whole life.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+from contestant import AGAIN, CONTESTANTS, MIXIN, PLAIN, PLUGIN, TENSORBOARD, Contestant, Cost, Task
+from markdown import publish, table
+
+_WIDTHS = {2: 64, 20: 192, 100: 320}
+_SHOWN = (MIXIN, PLUGIN, TENSORBOARD, AGAIN)
+_WARMUP_STEPS = 150  # fills the controller's statistics, where that takes no longer than:
+_MAX_WARMUP_SECONDS = 4.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table."""
+
+    step_ms: int
+    steps_per_execution: int
+    jit_compile: bool
+
+
+def main() -> None:
+    """Measure and print the table."""
+    arguments = _arguments()
+    rows = [
+        Row(step_ms, steps, jit)
+        for jit in (False, True)
+        for step_ms in arguments.step_ms
+        for steps in arguments.steps_per_execution
+        if not (jit and arguments.no_xla)
+    ]
+    tasks: dict[Row, Task] = {}
+    rounds: dict[Row, list[dict[str, Cost]]] = {row: [] for row in rows}
+    for number in range(arguments.sets):
+        contestants = {kind: Contestant(kind) for kind in CONTESTANTS}
+        for row in rows:
+            if row not in tasks:
+                tasks[row] = _calibrate(contestants[PLAIN], row)
+            measured = _measure(contestants, tasks[row], row, arguments.rounds, arguments.seconds)
+            rounds[row] += measured
+            _progress(f"set {number + 1}, {row}: {_summary(rounds[row])}")
+        for contestant in contestants.values():
+            contestant.close()
+    publish(_report(rows, rounds), arguments.output)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--step-ms", type=int, nargs="+", choices=sorted(_WIDTHS), help="plain step times (2 20 100)")
+    parser.add_argument("--steps-per-execution", type=int, nargs="+", help="(1 16)")
+    parser.add_argument("--no-xla", action="store_true", help="leave out the rows with jit_compile=True")
+    parser.add_argument("--sets", type=int, help="sets of fresh processes (3)")
+    parser.add_argument("--rounds", type=int, help="rounds in each set (7)")
+    parser.add_argument("--seconds", type=float, help="length of a segment (1.5)")
+    parser.add_argument("--quick", action="store_true", help="two rows, two sets of five half-second rounds")
+    parser.add_argument("--output", type=Path, help="write the table to this file, too")
+    full = {"step_ms": [2, 20, 100], "steps_per_execution": [1, 16], "sets": 3, "rounds": 7, "seconds": 1.5}
+    quick = {"step_ms": [2, 20], "steps_per_execution": [1], "sets": 2, "rounds": 5, "seconds": 0.5, "no_xla": True}
+    arguments = parser.parse_args()
+    for name, value in (quick if arguments.quick else full).items():
+        if not getattr(arguments, name):
+            setattr(arguments, name, value)
+    return arguments
+
+
+def _calibrate(plain: Contestant, row: Row) -> Task:
+    """Find the number of frames at which a step of plain Keras takes about as long as the row says."""
+    task = Task(_WIDTHS[row.step_ms], 8, row.steps_per_execution, row.jit_compile)
+    points: list[tuple[int, float]] = []
+    for _ in range(4):
+        plain.begin(task)
+        plain.run(3)
+        seconds = max(0.3, 4e-3 * row.step_ms * row.steps_per_execution)
+        took = plain.run(_executions(seconds, plain.run(3).wall, row)).wall
+        plain.end()
+        points = [*points[-1:], (task.frames, took)]
+        if abs(took / row.step_ms - 1.0) < 0.1:
+            break
+        (frames, time_ms), (other, other_ms) = points[-1], points[0] if len(points) > 1 else (0, 0.0)
+        slope = (time_ms - other_ms) / (frames - other) if frames != other else time_ms / frames
+        more = (row.step_ms - time_ms) / max(slope, 0.2 * time_ms / frames)
+        task = replace(task, frames=max(1, round(frames + more)))
+    return task
+
+
+def _measure(
+    contestants: dict[str, Contestant], task: Task, row: Row, rounds: int, seconds: float
+) -> list[dict[str, Cost]]:
+    """Return what each contestant's segment cost, round by round."""
+    for contestant in contestants.values():
+        contestant.begin(task)
+        contestant.run(2)
+        contestant.run(_executions(min(_MAX_WARMUP_SECONDS, 1e-3 * row.step_ms * _WARMUP_STEPS), row.step_ms, row))
+    executions = _executions(seconds, contestants[PLAIN].run(_executions(0.3, row.step_ms, row)).wall, row)
+    order = random.Random(7)
+    measured = [
+        {kind: contestants[kind].run(executions) for kind in order.sample(CONTESTANTS, len(CONTESTANTS))}
+        for _ in range(rounds)
+    ]
+    for contestant in contestants.values():
+        contestant.end()
+    return measured
+
+
+def _executions(seconds: float, step_ms: float, row: Row) -> int:
+    return max(2, round(1e3 * seconds / step_ms / row.steps_per_execution))
+
+
+def _report(rows: Sequence[Row], rounds: dict[Row, list[dict[str, Cost]]]) -> str:
+    header = ["plain step", "steps per execution", "XLA", *_SHOWN[:-1], "noise"]
+    text = ""
+    for title, field in (("Wall time of `fit`", "wall"), ("CPU time of `fit`", "cpu")):
+        lines = [
+            [
+                f"{statistics.median(getattr(r[PLAIN], field) for r in rounds[row]):.3g} ms",
+                str(row.steps_per_execution),
+                "yes" if row.jit_compile else "no",
+                *(_relative(rounds[row], kind, field) for kind in _SHOWN),
+            ]
+            for row in rows
+        ]
+        text += f"{title}, relative to plain Keras\n\n{table(header, lines)}\n"
+    return text
+
+
+def _relative(rounds: Sequence[dict[str, Cost]], kind: str, field: str) -> str:
+    """Return the median and the quartiles of the cost relative to plain Keras of the same round."""
+    ratios = [100.0 * (getattr(r[kind], field) / getattr(r[PLAIN], field) - 1.0) for r in rounds]
+    low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return f"{median:+.1f} % ({low:+.1f} … {high:+.1f})"
+
+
+def _summary(rounds: Sequence[dict[str, Cost]]) -> str:
+    plain = statistics.median(r[PLAIN].wall for r in rounds)
+    return f"plain {plain:.3g} ms, " + ", ".join(f"{kind} {_relative(rounds, kind, 'wall')}" for kind in _SHOWN)
+
+
+def _progress(line: str) -> None:
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+
+
+if __name__ == "__main__":
+    main()
