@@ -14,11 +14,12 @@ import keras
 
 from keras_adaptive_weights.adaptive_weight import AdaptiveWeight
 from keras_adaptive_weights.checkpoints import callbacks_of_this_fit
-from keras_adaptive_weights.config import check_number
+from keras_adaptive_weights.config import check_bool, check_number
+from keras_adaptive_weights.control import CONTROL, ControlFile
 from keras_adaptive_weights.controller_state import adaptive_weight_metrics, stability_metrics
 from keras_adaptive_weights.decision import Decision, Observation
 from keras_adaptive_weights.distribution import is_chief, several_workers
-from keras_adaptive_weights.journal import DecisionLogger, DecisionObserver, Header, JournalWriter
+from keras_adaptive_weights.journal import DecisionLogger, DecisionObserver, DecisionPrinter, Header, JournalWriter
 from keras_adaptive_weights.losses import CompositeLoss
 from keras_adaptive_weights.record import RunRecord
 from keras_adaptive_weights.recovery import Guard, ModelRecovery, TrainingStopped
@@ -40,6 +41,9 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
             is full, are warned about; training goes on.
         update_freq: Steps between two records of the scalars in TensorBoard; events are always recorded.
         observers: Further objects with `observe(observations, decision)`; one that raises is left out with a warning.
+        verbose: 0: silent. 1: one line per decision other than HOLD, beside Keras's progress bar.
+        remote_control: Whether `keras-adaptive-weights disable RUN_DIR` and its like reach this process: the folder is
+            looked at once a second at most.
         max_consecutive_skips: Skipped steps in a row after which training stops with `TrainingStopped`. Steps that only
             loss scaling skipped are routine and count from the 41st in a row on. `None`: never.
         recovery: When and how the model goes back to its last good snapshot; one callback of a `fit` at most should do
@@ -73,6 +77,8 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         log_dir: str | os.PathLike[str] | None = None,
         update_freq: int = 10,
         observers: Sequence[DecisionObserver] = (),
+        verbose: int = 0,
+        remote_control: bool = True,
         max_consecutive_skips: int | None = 20,
         recovery: ModelRecovery | None = None,
     ) -> None:
@@ -86,6 +92,8 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         for observer in observers:
             if not callable(getattr(observer, "observe", None)):
                 raise TypeError(f"{owner}: each of `observers` needs a method `observe`. Received: {observer!r}.")
+        check_number(owner, "verbose", verbose, low=0, high=1, integer=True)
+        check_bool(owner, "remote_control", remote_control)
         check_number(owner, "max_consecutive_skips", max_consecutive_skips, low=1, integer=True, optional=True)
         if recovery is not None and not isinstance(recovery, ModelRecovery):
             raise TypeError(
@@ -101,7 +109,9 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         self.update_freq = update_freq
         self.max_consecutive_skips = max_consecutive_skips
         self.recovery = recovery
-        self._observers = tuple(observers)
+        self.remote_control = remote_control
+        self._observers = (*observers, *([DecisionPrinter()] if verbose else []))
+        self._control: ControlFile | None = None
         self._weight: AdaptiveWeight | None = None
         self._guard: Guard | None = None
         self._read = 0
@@ -164,6 +174,8 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         """Take one decision on the steps of the execution that just ended, and look after the model."""
         del batch, logs
         self._catch_up()
+        for request in self._control.poll() if self._control else ():
+            self._ask(request.action, request.note)
         seen, self._unguarded = self._unguarded, []
         if not seen or self._guard is None:
             return
@@ -188,6 +200,8 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         for observer in self._open_observers(weight):
             self._attached.append(observer)
             weight.subscribe(observer)
+        if self.remote_control and (folder := self._folder) is not None:
+            self._control = ControlFile(folder / CONTROL, weight.run)
         self._begun = True
         self._serve(weight)
 
@@ -250,11 +264,17 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
             )
         return weight
 
+    @property
+    def _folder(self) -> Path | None:
+        """Where this process keeps the record, if it does."""
+        if self.log_dir is None or not is_chief(self.model.distribute_strategy):
+            return None
+        return self.log_dir / SUBFOLDER
+
     def _open_observers(self, weight: AdaptiveWeight) -> list[DecisionObserver]:
         observers: list[DecisionObserver] = [DecisionLogger(), *self._observers]
-        if self.log_dir is None or not is_chief(self.model.distribute_strategy):
+        if (folder := self._folder) is None:
             return observers
-        folder = self.log_dir / SUBFOLDER
         header = Header(weight.run, self.term, weight.base_weight, weight.config, weight.state.to_dict())
         about: dict[str, Any] = {"term": self.term, "config": weight.config, "base_weight": weight.base_weight}
         step = weight.step_count
@@ -281,6 +301,7 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
             if isinstance(observer, RunRecord):
                 observer.close()
         self._attached.clear()
+        self._control = None
 
 
 class AdaptiveMelWeightCallback(AdaptiveWeightCallback):

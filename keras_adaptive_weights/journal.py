@@ -110,6 +110,16 @@ class Journal:
         return [entry.event for entry in self.entries if entry.event is not None]
 
 
+class DecisionPrinter:
+    """Prints one line per event, on a line of its own beside a progress bar."""
+
+    def observe(self, observations: Sequence[Observation], decision: Decision) -> None:
+        """Print the decision unless it is a HOLD."""
+        del observations
+        if decision.is_event:
+            print(f"\n{decision}", flush=True)  # noqa: T201 - asked for by `verbose=1`
+
+
 class JournalWriter:
     """Appends to a journal. An observer: give it to whoever takes decisions, and `close` it at the end.
 

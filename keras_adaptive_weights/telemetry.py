@@ -68,8 +68,8 @@ class Telemetry:
         self.variable_names: list[str] = []
         self.metrics = StepMetrics(loss)
         self._slots = [(n, r) for n in loss.adaptive_weights for r in REQUESTS] if self.names else []
-        self._asked = np.zeros(len(self._slots), "float32")
-        columns = _FIXED_COLUMNS + len(self._slots) + len(self.names)
+        self._asked = np.zeros(max(1, len(self._slots)), "float32")  # TensorFlow crashes on broadcasting an empty tensor
+        columns = _FIXED_COLUMNS + len(self._asked) + len(self.names)
         self._ring = tf.Variable(tf.zeros([self._rows, columns], tf.float64), trainable=False, name="telemetry")
         self.requests = tf.Variable(self._asked, trainable=False, name="requests")
 
@@ -98,7 +98,7 @@ class Telemetry:
 
     def ask(self, term: str, request: str | None) -> None:
         """Pass a request for the weight of `term` on with the next steps; `None`: nothing any more."""
-        asked = np.where([name == term for name, _ in self._slots], 0.0, self._asked).astype("float32")
+        asked = np.where([name == term for name, _ in self._slots], np.float32(0.0), self._asked)
         if request is not None:
             asked[self._slots.index((term, request))] = 1.0
         if not np.array_equal(asked, self._asked):
@@ -135,8 +135,8 @@ class Telemetry:
 
     def _row(self, row: list[float]) -> StepRow:
         count, total, norm, dampening, bad, routine = row[:_FIXED_COLUMNS]
-        first_term = _FIXED_COLUMNS + len(self._slots)
-        asked = zip(self._slots, row[_FIXED_COLUMNS:first_term], strict=True)
+        first_term = _FIXED_COLUMNS + len(self._asked)
+        asked = zip(self._slots, row[_FIXED_COLUMNS:first_term], strict=False)
         named = zip(self.names, row[first_term:], strict=True)
         return StepRow(
             number=int(count),

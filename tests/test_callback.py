@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import keras_adaptive_weights as kaw
+from keras_adaptive_weights.control import CONTROL, Switch
 
 QUICK = kaw.AdaptiveWeightConfig(warmup_steps=15, cooling_period=10, min_stable_steps=5, loss_smoothing_factor=0.25)
 
@@ -224,3 +228,44 @@ def test_a_folder_of_another_run_is_refused_and_kept(tmp_path):
 def test_bad_arguments_are_refused_at_construction(kwargs, error, message):
     with pytest.raises(error, match=message):
         kaw.AdaptiveWeightCallback(**{"term": "mel_loss", **kwargs})
+
+
+def test_verbose_prints_one_line_per_event(capsys):
+    callback = kaw.AdaptiveMelWeightCallback(verbose=1)
+    fit(make_model(), RISING, [callback])
+    (event,) = callback.decisions
+    assert capsys.readouterr().out.splitlines() == ["", str(event)]
+    fit(make_model(), RISING, [kaw.AdaptiveMelWeightCallback()])
+    assert capsys.readouterr().out == ""
+
+
+class AskFromOutside(keras.callbacks.Callback):
+    """An operator's command, from a thread of its own as from another process."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder, self.taken, self.thread = folder, [], None
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 70:
+            run = kaw.read_journal(self.folder / "journal.jsonl").headers[-1].run
+            switch = Switch(self.folder, run)
+            ask = threading.Thread(target=lambda: self.taken.append(switch.ask("disable", "clipping", timeout=2.0)))
+            ask.start()
+            self.thread = ask
+            while not (self.folder / CONTROL).exists():
+                time.sleep(0.01)
+            time.sleep(1.1)  # the callback looks once a second
+
+    def on_train_end(self, logs=None):
+        self.thread.join()
+
+
+@pytest.mark.parametrize("remote_control", [True, False])
+def test_an_operator_s_command_reaches_the_training(tmp_path, remote_control):
+    callback = kaw.AdaptiveMelWeightCallback(log_dir=tmp_path, remote_control=remote_control)
+    operator = AskFromOutside(tmp_path / "adaptive_weights")
+    fit(make_model(), RISING, [operator, callback])
+    assert operator.taken == [remote_control]
+    asked = [(d.action, d.note) for d in callback.decisions[1:]]
+    assert asked == ([(kaw.Action.DISABLE, "clipping")] if remote_control else [])

@@ -48,6 +48,7 @@ NEEDS_TENSORFLOW = {
     "keras_adaptive_weights.snapshots",
     "keras_adaptive_weights.telemetry",
     "keras_adaptive_weights.train_step",
+    "keras_adaptive_weights.worker_requests",
     "keras_adaptive_weights.xtts_loss",
 }
 WITHOUT_TENSORFLOW = ["AdaptiveWeightConfig", "Decision", "DecisionObserver", "Journal", "JournalWriter", "Observation"]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import multiprocessing
+import subprocess
 import sys
 from pathlib import Path
 
@@ -305,27 +304,29 @@ def test_a_writer_left_open_by_an_exception_is_taken_over(tmp_path):
     assert second.steps == 21
 
 
-def open_journal_elsewhere(folder, refusals):
-    try:
-        Run(folder).die()
-    except ValueError as error:
-        refusals.put(str(error))
-    else:
-        refusals.put("")
+OPEN_ELSEWHERE = """
+import sys
+from keras_adaptive_weights.journal import Header, JournalWriter
+from keras_adaptive_weights.config import AdaptiveWeightConfig
+from keras_adaptive_weights.controller_state import initial_state
+config = AdaptiveWeightConfig()
+try:
+    JournalWriter(sys.argv[1], Header("run-a", "mel_loss", 2.5, config, initial_state(config, 2.5).to_dict())).close()
+except ValueError as error:
+    print(error)
+"""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no record locks of this kind")
 def test_a_journal_that_another_process_writes_is_refused_until_that_process_ends(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    refusals = context.Queue()
     run = Run(tmp_path).train(1.0)
+    command = [sys.executable, "-c", OPEN_ELSEWHERE, str(run.path)]
     messages = []
-    for ending in (contextlib.nullcontext, run.die):
-        ending()
-        process = context.Process(target=open_journal_elsewhere, args=(tmp_path, refusals))
-        process.start()
-        messages.append(refusals.get(timeout=120))
-        process.join()
+    for let_go_first in (False, True):
+        if let_go_first:
+            run.die()
+        result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        messages.append(result.stdout)
     assert "is being written by another process" in messages[0]
     assert messages[1] == ""
 
