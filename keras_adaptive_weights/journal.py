@@ -243,6 +243,8 @@ class JournalWriter:
             except OSError as error:
                 self._failure = error
                 return
+            except ValueError:
+                return  # the file was closed meanwhile
             with contextlib.suppress(OSError):
                 os.utime(self._path)
 

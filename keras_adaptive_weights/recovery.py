@@ -47,7 +47,8 @@ class ModelRecovery:
         learning_rate_factor: Factor on the learning rate at each recovery, in (0, 1]. 1.0: unchanged. A learning rate
             schedule cannot be changed.
         max_recoveries: Recoveries in one `fit`; after them a run of skipped steps ends in `TrainingStopped`.
-        directory: Folder for snapshots as weights files. `None`: in host memory.
+        directory: Folder for snapshots as weights files; with several workers one that all of them see. `None`: in
+            host memory.
 
     Raises:
         TypeError: An argument of the wrong type.
@@ -194,7 +195,12 @@ class Guard:
             return None
         lowest = min(snapshot.level for snapshot in trusted)
         chosen = [s for s in trusted if lowest <= 0.0 or s.level <= 2.0 * lowest][-1]
-        self._store.restore(self._model, chosen.step)
+        try:
+            self._store.restore(self._model, chosen.step)
+        except (OSError, RuntimeError, ValueError) as error:  # what h5py and Keras raise; the next look tries another
+            self._warn_once(f"restore {chosen.step}", f"ModelRecovery: step {chosen.step} cannot be restored. {error}")
+            self._let_go(chosen)
+            return None
         if settings.learning_rate_factor != 1.0:
             rate = float(keras.ops.convert_to_numpy(self._model.optimizer.learning_rate))
             self._model.optimizer.learning_rate = rate * settings.learning_rate_factor

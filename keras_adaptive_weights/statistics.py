@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from operator import mul
 from typing import NamedTuple
 
@@ -145,12 +146,20 @@ def measure_noise(values: Sequence[float]) -> Noise:
     average = mean(values)
     if n < 3 or not average > 0.0:
         return Noise(samples=n)
-    middle = (n - 1) / 2.0
-    slope = sum(map(mul, values, [i - middle for i in range(n)])) * 12.0 / (n * (n * n - 1.0))
-    residuals = [(value - average - slope * (i - middle)) / average for i, value in enumerate(values)]
+    positions = _positions(n)
+    scaled = [value / average - 1.0 for value in values]
+    slope = sum(map(mul, scaled, positions)) * 12.0 / (n * (n * n - 1.0))
+    residuals = [value - slope * position for value, position in zip(scaled, positions, strict=True)]
     squares = sum(map(mul, residuals, residuals))
     if squares <= (1e-9) ** 2 * n:  # rounding, not noise
         return Noise(samples=n)
     raw = sum(map(mul, residuals, residuals[1:])) / squares
     phi = raw + (2.0 + 4.0 * raw) / n
     return Noise(math.sqrt(squares / (n - 2)), min(max(phi, 0.0), _MAX_AUTOCORRELATION), n)
+
+
+@lru_cache(maxsize=256)
+def _positions(n: int) -> tuple[float, ...]:
+    """Return the positions of n values, counted from their middle."""
+    middle = (n - 1) / 2.0
+    return tuple(i - middle for i in range(n))

@@ -19,7 +19,7 @@ from keras_adaptive_weights import Action, AdaptiveWeight, AdaptiveWeightConfig,
 QUICK = AdaptiveWeightConfig(
     warmup_steps=20, cooling_period=12, min_stable_steps=5, reference_steps=20, loss_smoothing_factor=0.3
 )
-EXECUTION_SECONDS = 30.0
+LONG = 30.0
 
 
 def raised(base=2.5, config=QUICK):
@@ -282,23 +282,6 @@ def test_a_weight_switched_off_in_its_settings_is_not_enabled_by_hand():
     assert not weight.enabled
 
 
-def test_a_request_from_another_thread_takes_effect_while_training_goes_on():
-    weight, stop = raised(), threading.Event()
-
-    def train():
-        while not stop.is_set():
-            weight.update(1.5, gradient_norm=1.0)
-
-    trainer = threading.Thread(target=train)
-    trainer.start()
-    weight.disable("from the main thread")
-    assert (weight.weight, weight.enabled) == (2.5, False), "in force when the call returns"
-    stop.set()
-    trainer.join(EXECUTION_SECONDS)
-    assert not trainer.is_alive()
-    assert weight.variable.numpy() == np.float32(2.5)
-
-
 @pytest.fixture
 def eager_threads():
     """Threads that take turns after every few instructions."""
@@ -306,6 +289,28 @@ def eager_threads():
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("eager_threads")
+def test_a_request_from_another_thread_is_in_force_when_the_call_returns():
+    """While training goes on."""
+    weight, stop = raised(), threading.Event()
+
+    def train():
+        while not stop.is_set():
+            weight.update(1.5, gradient_norm=1.0)
+
+    trainer = threading.Thread(target=train, daemon=True)
+    trainer.start()
+    for _ in range(300):
+        weight.disable("from the main thread")
+        assert (weight.weight, weight.enabled) == (2.5, False)
+        weight.enable()
+        assert weight.enabled
+    stop.set()
+    trainer.join(LONG)
+    assert not trainer.is_alive()
+    assert weight.variable.numpy() == np.float32(2.5)
 
 
 @pytest.mark.usefixtures("eager_threads")
@@ -318,11 +323,14 @@ def test_no_request_of_many_threads_is_lost_and_each_decision_starts_where_the_l
             getattr(weight, name)(f"{name} {i}")
             weight.update(1.0 + 0.01 * i)
 
-    threads = [threading.Thread(target=ask, args=(n,)) for n in ("disable", "enable", "reset", "rollback") * 2]
+    names = ("disable", "enable", "reset", "rollback") * 2
+    threads = [threading.Thread(target=ask, args=(name,), daemon=True) for name in names]
+    end = time.monotonic() + LONG
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(EXECUTION_SECONDS)
+        thread.join(max(0.0, end - time.monotonic()))
+    assert not any(thread.is_alive() for thread in threads)
     decisions = [decision for _, decision in recorder.got]
     assert len(decisions) == 8 * 50 * 2
     assert weight.step_count == 8 * 50
@@ -344,10 +352,10 @@ def test_a_request_waits_for_the_step_that_is_being_taken():
                 order.append("step over")
 
     weight.subscribe(Slow())
-    other = threading.Thread(target=lambda: (asked.wait(EXECUTION_SECONDS), weight.disable()))
+    other = threading.Thread(target=lambda: (asked.wait(LONG), weight.disable()), daemon=True)
     other.start()
     weight.update(1.5)
-    other.join(EXECUTION_SECONDS)
+    other.join(LONG)
     assert order == ["hold", "step over", "disable"]
 
 
@@ -425,7 +433,7 @@ def test_signals_at_any_moment_lose_no_request(on_signal):
 
     on_signal(handler)
     signal.setitimer(signal.ITIMER_VIRTUAL, 0.001, 0.001)
-    steps, end = 0, time.monotonic() + EXECUTION_SECONDS
+    steps, end = 0, time.monotonic() + LONG
     while len(asked) < 150 and time.monotonic() < end:
         weight.update(1.0)
         weight.enable("main")

@@ -366,6 +366,18 @@ def test_a_directory_that_cannot_be_written_is_one_warning(tmp_path):
     assert history.history["skipped_steps"] == [0.0]
 
 
+def test_a_snapshot_that_was_lost_is_passed_over(tmp_path):
+    def lose(model):
+        (tmp_path / "step-000000050.weights.h5").unlink()
+        poison(model)
+
+    callback = recovering(directory=tmp_path)
+    with pytest.warns(RuntimeWarning, match="ModelRecovery: step 50 cannot be restored"):
+        fit(make_model(), batches(100), callbacks=[callback, At(step77=lose)])
+    (event,) = recoveries(callback)
+    assert (event.step, event.evidence["snapshot_step"]) == (83, 30)
+
+
 # --- stopping ------------------------------------------------------------------------------------
 
 

@@ -299,7 +299,7 @@ def test_an_open_journal_of_another_run_in_this_process_is_refused(tmp_path):
 def test_a_writer_left_open_by_an_exception_is_taken_over(tmp_path):
     first = Run(tmp_path).train(*RISING[:20])
     second = Run(tmp_path, state=first.state).train(1.0)
-    first.train(1.0)  # still subscribed somewhere, and harmless
+    first.train(1.0).ask(controller.disable)  # still subscribed somewhere, and harmless
     second.writer.close()
     assert second.steps == 21
 
@@ -362,10 +362,11 @@ def write(events, state, steps):
     return state
 
 
-def test_event_files_go_on_without_a_step_twice_after_a_torn_record(tmp_path):
+@pytest.mark.parametrize("lost", [7, 1])
+def test_event_files_go_on_without_a_step_twice_after_a_torn_record(lost, tmp_path):
     events = observer(tmp_path)
     saved = write(events, initial_state(QUICK, 2.5), 10)
-    write(events, saved, 7)
+    write(events, saved, lost)
     events.close()
     (file,) = (tmp_path / "adaptive_weights").glob("*tfevents*")
     with file.open("r+b") as torn:
@@ -381,7 +382,7 @@ def test_event_files_go_on_without_a_step_twice_after_a_torn_record(tmp_path):
     aside.rename(tmp_path / "adaptive_weights" / "abandoned" / "events.tfevents")
     (tmp_path / "again").mkdir()
     (tmp_path / "adaptive_weights" / "abandoned").rename(tmp_path / "again" / "adaptive_weights")
-    assert verify.check_event_files(tmp_path / "again")["mel_weight"] == list(range(11, 17))
+    assert verify.check_event_files(tmp_path / "again").get("mel_weight", []) == list(range(11, 10 + lost))
 
 
 def test_what_is_asked_for_at_a_step_already_written_comes_with_the_next(tmp_path):

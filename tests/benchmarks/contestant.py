@@ -27,7 +27,7 @@ CONTESTANTS = (PLAIN, AGAIN, MIXIN, PLUGIN, TENSORBOARD)
 _BATCH_SIZE = 16
 _BANDS = 80
 _DEPTH = 6
-_SETTLE_SECONDS = 0.03  # writers finish in the background: their CPU time is the segment's, the waiting is not
+_LEAD_IN = 1  # executions at the start of a segment that are not measured: the caches are the others'
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a segment cost: milliseconds of wall and CPU time for each step."""
+    """What a segment cost: milliseconds of wall and CPU time for each step.
+
+    CPU time is all that the process used since its last segment: threads that write files go on after it.
+    """
 
     wall: float
     cpu: float
@@ -75,7 +78,7 @@ class Contestant:
         self._connection.recv()
 
     def run(self, executions: int) -> Cost:
-        """Let `fit` go on for so many executions."""
+        """Let `fit` go on, and measure so many executions."""
         self._connection.send(executions)
         return self._connection.recv()
 
@@ -98,6 +101,7 @@ class _Gate(keras.callbacks.Callback):
         self._connection = connection
         self._steps = steps_per_execution
         self._asked = self._left = 0
+        self._cpu = self._wall = 0.0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         del logs
@@ -106,7 +110,9 @@ class _Gate(keras.callbacks.Callback):
         def gated(iterator: Any) -> Any:
             if not self._left:
                 self._wait()
-                model.stop_training = not self._left
+                model.stop_training = not self._asked
+            if self._left == self._asked:
+                self._wall = time.perf_counter()
             self._left -= 1
             return train(iterator)
 
@@ -116,11 +122,12 @@ class _Gate(keras.callbacks.Callback):
     def _wait(self) -> None:
         wall = time.perf_counter()
         if self._asked:
-            time.sleep(_SETTLE_SECONDS)
-            steps = self._asked * self._steps
-            self._connection.send(Cost(1e3 * (wall - self._wall) / steps, 1e3 * (_cpu_seconds() - self._cpu) / steps))
-        self._asked = self._left = self._connection.recv()
-        self._cpu, self._wall = _cpu_seconds(), time.perf_counter()
+            cpu = _cpu_seconds() - self._cpu
+            steps = self._asked * self._steps, (self._asked + _LEAD_IN) * self._steps
+            self._cpu += cpu
+            self._connection.send(Cost(1e3 * (wall - self._wall) / steps[0], 1e3 * cpu / steps[1]))
+        self._asked = self._connection.recv()
+        self._left = self._asked + _LEAD_IN
 
 
 def _serve(kind: str, connection: Connection) -> None:
@@ -150,6 +157,7 @@ def _train(kind: str, task: Task, folder: str, connection: Connection) -> None:
     model.fit(
         tf.data.Dataset.from_tensors((x, y)).repeat(),
         steps_per_epoch=10**9,
+        shuffle=False,
         verbose=0,
         callbacks=[_Gate(connection, task.steps_per_execution), *_CALLBACKS[kind](folder)],
     )

@@ -5,10 +5,10 @@
 
 All contestants train the same model with the same loss: plain Keras; the mixin alone; the mixin and
 `AdaptiveMelWeightCallback(log_dir=...)`; plain Keras with `TensorBoard(update_freq="batch")`; and plain Keras once more,
-whose distance from plain Keras is the noise of the measurement. They take turns in short segments, in an order that
-changes with every round. A figure is the median over all rounds of the time relative to plain Keras in the same round,
-with its quartiles in brackets. Every row is measured in several sets of fresh processes, since where a process's
-memory happens to lie makes a difference of a few percent for its whole life.
+whose distance from plain Keras is the noise of the measurement. They take turns in segments of a fraction of a second,
+in an order that changes with every round. A figure is the median over all rounds of the time relative to plain Keras in
+the same round, with its quartiles in brackets. Every row is measured in several sets of fresh processes, since where a
+process's memory happens to lie makes a difference of a few percent for its whole life.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 from contestant import AGAIN, CONTESTANTS, MIXIN, PLAIN, PLUGIN, TENSORBOARD, Contestant, Cost, Task
@@ -33,6 +33,7 @@ _WIDTHS = {2: 64, 20: 192, 100: 320}
 _SHOWN = (MIXIN, PLUGIN, TENSORBOARD, AGAIN)
 _WARMUP_STEPS = 150  # fills the controller's statistics, where that takes no longer than:
 _MAX_WARMUP_SECONDS = 4.0
+_MIN_ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,7 @@ def main() -> None:
         for row in rows:
             if row not in tasks:
                 tasks[row] = _calibrate(contestants[PLAIN], row)
-            measured = _measure(contestants, tasks[row], row, arguments.rounds, arguments.seconds)
-            rounds[row] += measured
+            rounds[row] += _measure(contestants, tasks[row], row, arguments)
             _progress(f"set {number + 1}, {row}: {_summary(rounds[row])}")
         for contestant in contestants.values():
             contestant.close()
@@ -75,12 +75,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps-per-execution", type=int, nargs="+", help="(1 16)")
     parser.add_argument("--no-xla", action="store_true", help="leave out the rows with jit_compile=True")
     parser.add_argument("--sets", type=int, help="sets of fresh processes (3)")
-    parser.add_argument("--rounds", type=int, help="rounds in each set (7)")
-    parser.add_argument("--seconds", type=float, help="length of a segment (1.5)")
-    parser.add_argument("--quick", action="store_true", help="two rows, two sets of five half-second rounds")
+    parser.add_argument("--seconds", type=float, help="length of a row in each set, or five rounds (40)")
+    parser.add_argument("--segment", type=float, help="length of a segment in seconds, or one execution (0.2)")
+    parser.add_argument("--quick", action="store_true", help="two rows, two sets of ten seconds")
     parser.add_argument("--output", type=Path, help="write the table to this file, too")
-    full = {"step_ms": [2, 20, 100], "steps_per_execution": [1, 16], "sets": 3, "rounds": 7, "seconds": 1.5}
-    quick = {"step_ms": [2, 20], "steps_per_execution": [1], "sets": 2, "rounds": 5, "seconds": 0.5, "no_xla": True}
+    full = {"step_ms": [2, 20, 100], "steps_per_execution": [1, 16], "sets": 3, "seconds": 40.0, "segment": 0.2}
+    quick = {**full, "step_ms": [2, 20], "steps_per_execution": [1], "sets": 2, "seconds": 10.0, "no_xla": True}
     arguments = parser.parse_args()
     for name, value in (quick if arguments.quick else full).items():
         if not getattr(arguments, name):
@@ -90,45 +90,38 @@ def _arguments() -> argparse.Namespace:
 
 def _calibrate(plain: Contestant, row: Row) -> Task:
     """Find the number of frames at which a step of plain Keras takes about as long as the row says."""
-    task = Task(_WIDTHS[row.step_ms], 8, row.steps_per_execution, row.jit_compile)
-    points: list[tuple[int, float]] = []
-    for _ in range(4):
-        plain.begin(task)
-        plain.run(3)
-        seconds = max(0.3, 4e-3 * row.step_ms * row.steps_per_execution)
-        took = plain.run(_executions(seconds, plain.run(3).wall, row)).wall
+
+    def measure(frames: int) -> float:
+        plain.begin(replace(task, frames=frames))
+        took = min(plain.run(4).wall for _ in range(6))
         plain.end()
-        points = [*points[-1:], (task.frames, took)]
-        if abs(took / row.step_ms - 1.0) < 0.1:
-            break
-        (frames, time_ms), (other, other_ms) = points[-1], points[0] if len(points) > 1 else (0, 0.0)
-        slope = (time_ms - other_ms) / (frames - other) if frames != other else time_ms / frames
-        more = (row.step_ms - time_ms) / max(slope, 0.2 * time_ms / frames)
-        task = replace(task, frames=max(1, round(frames + more)))
-    return task
+        return took
+
+    task = Task(_WIDTHS[row.step_ms], 1, row.steps_per_execution, row.jit_compile)
+    few, many = 4, 64
+    least = measure(few)
+    each = (measure(many) - least) / (many - few)
+    return replace(task, frames=max(1, round(few + (row.step_ms - least) / each)))
 
 
 def _measure(
-    contestants: dict[str, Contestant], task: Task, row: Row, rounds: int, seconds: float
+    contestants: dict[str, Contestant], task: Task, row: Row, arguments: argparse.Namespace
 ) -> list[dict[str, Cost]]:
     """Return what each contestant's segment cost, round by round."""
+    execution = 1e-3 * row.step_ms * row.steps_per_execution
     for contestant in contestants.values():
         contestant.begin(task)
-        contestant.run(2)
-        contestant.run(_executions(min(_MAX_WARMUP_SECONDS, 1e-3 * row.step_ms * _WARMUP_STEPS), row.step_ms, row))
-    executions = _executions(seconds, contestants[PLAIN].run(_executions(0.3, row.step_ms, row)).wall, row)
+        contestant.run(round(min(_MAX_WARMUP_SECONDS, 1e-3 * row.step_ms * _WARMUP_STEPS) / execution))
+    executions = max(1, round(arguments.segment / execution))
+    rounds = round(arguments.seconds / (len(contestants) * (executions + 1) * execution))
     order = random.Random(7)
     measured = [
         {kind: contestants[kind].run(executions) for kind in order.sample(CONTESTANTS, len(CONTESTANTS))}
-        for _ in range(rounds)
+        for _ in range(max(_MIN_ROUNDS, rounds))
     ]
     for contestant in contestants.values():
         contestant.end()
     return measured
-
-
-def _executions(seconds: float, step_ms: float, row: Row) -> int:
-    return max(2, round(1e3 * seconds / step_ms / row.steps_per_execution))
 
 
 def _report(rows: Sequence[Row], rounds: dict[Row, list[dict[str, Cost]]]) -> str:

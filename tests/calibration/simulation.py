@@ -71,6 +71,12 @@ def sawtooth(rng: np.random.Generator, steps: int, *, noise: float, period: int,
     return white(rng, steps, noise=noise) * (low + (high - low) * (np.arange(steps) % period) / period)
 
 
+def with_bad_batches(rng: np.random.Generator, steps: int, *, noise: float, share: float, every: int = 500) -> Array:
+    """Return losses whose level goes up and down by a quarter every now and then, and a share of which is NaN."""
+    level = np.where(np.arange(steps) // every % 2, 1.25, 1.0)
+    return np.where(rng.random(steps) < share, np.nan, level * white(rng, steps, noise=noise))
+
+
 def near_zero(rng: np.random.Generator, steps: int) -> Array:
     """Return the absolute values of a normal distribution of 1e-6: a loss that touches zero."""
     return 1e-6 * np.abs(rng.standard_normal(steps))
@@ -108,8 +114,8 @@ def stationary(
     *,
     draw: Draw | None = None,
     norms: Draw | None = None,
+    norm_level: float = NORM,
     steps: int = 10_000,
-    scale: float = 1.0,
     config: kaw.AdaptiveWeightConfig | None = None,
     execution: int = 1,
 ) -> tuple[int, float, bool]:
@@ -117,7 +123,7 @@ def stationary(
     rng = np.random.default_rng(seed)
     losses = white(rng, steps, noise=0.1) if draw is None else draw(rng, steps)
     found = white(rng, steps, noise=0.2) if norms is None else norms(rng, steps)
-    events = decide(scale * losses, NORM * found, config, execution)
+    events = decide(losses, norm_level * found, config, execution)
     ends = events[-1].new_weight if events else BASE
     return len(events), ends, any(event.action is kaw.Action.DISABLE for event in events)
 
@@ -136,8 +142,8 @@ def same_at_every_scale(seed: int, *, scales: Sequence[float] = (1000.0, 0.001),
 
 def shift_answered(
     seed: int, *, factor: float, noise: float, at: int, norms: bool = False, norm_noise: float = 0.2, execution: int = 1
-) -> bool:
-    """Return whether a lasting change after step `at` is answered in the right direction in time.
+) -> int:
+    """Return how a lasting change after step `at` is answered in time: 1 rightly, 0 not at all, -1 wrongly.
 
     The losses change by `factor`, or with `norms` the gradient norms do, which always asks for less weight.
     """
@@ -147,7 +153,8 @@ def shift_answered(
     (found if norms else losses)[at:] *= factor
     wanted = kaw.Action.INCREASE if factor > 1.0 and not norms else kaw.Action.DECREASE
     events = decide(losses, found, execution=execution)
-    return any(event.action is wanted and at < event.step <= at + WITHIN for event in events)
+    in_time = [event for event in events if at < event.step <= at + WITHIN and event.action in _UP_AND_DOWN]
+    return 0 if not in_time else 1 if in_time[0].action is wanted else -1
 
 
 def descent(seed: int, *, constant: float, noise: float, steps: int = 5000) -> tuple[int, int, float]:
@@ -159,17 +166,21 @@ def descent(seed: int, *, constant: float, noise: float, steps: int = 5000) -> t
     return lowered, len(events) - lowered, events[-1].new_weight if events else BASE
 
 
-def trial(seed: int, *, effect: float, noise: float, phi: float = 0.0, lag: float = 1.0, at: int = 150) -> bool | None:
+def trial(
+    seed: int, *, effect: float, noise: float, phi: float = 0.0, lag: float = 1.0, rise: float = 1.0, at: int = 150
+) -> bool | None:
     """Return whether the first change is rolled back while on trial; None: there was no change.
 
-    Gradient norms that double at step `at` bring the change about. While the weight is not at its base, the loss is
-    `effect` times as high, approached with the time constant `lag`.
+    At step `at` the loss rises by the factor `rise`, or without one the gradient norms double, which brings the change
+    about. While the weight is not at its base, the loss is `effect` times as high, approached with the time constant
+    `lag`.
     """
     config, rng = kaw.AdaptiveWeightConfig(), np.random.default_rng(seed)
     steps = at + WITHIN + config.cooling_period + 5
     losses = wander(rng, steps, noise=noise, phi=phi) if phi else white(rng, steps, noise=noise)
     norms = NORM * white(rng, steps, noise=0.1)
-    norms[at:] *= 2.0
+    losses[at:] *= rise
+    norms[at:] *= 2.0 if rise == 1.0 else 1.0
     state, response, changed = initial_state(config, BASE), 0.0, None
     for step in range(1, steps + 1):
         response += ((math.log(effect) if state.weight != BASE else 0.0) - response) / lag

@@ -12,8 +12,6 @@ A line of the table is a kill and what the next process restored:
 - the journal's steps are consecutive, no tag of the event files has a step twice or one that goes back.
 """
 
-# ruff: noqa: T201 - a command prints
-
 from __future__ import annotations
 
 import argparse

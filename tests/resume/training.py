@@ -7,8 +7,6 @@ with the digests of controller, spike average, parameters and optimizer. Every e
 the loss that the controller answers, a batch of NaN, and a spike.
 """
 
-# ruff: noqa: T201 - a command prints
-
 from __future__ import annotations
 
 import argparse

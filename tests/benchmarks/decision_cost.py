@@ -1,0 +1,112 @@
+"""What a decision costs: microseconds for each, and memory over a million observations.
+
+    python tests/benchmarks/decision_cost.py             # two minutes
+    python tests/benchmarks/decision_cost.py --quick     # ten seconds
+
+Every decision is timed by itself, so that the median is not disturbed by other processes. Streams differ in what the
+controller has to do: on a loss within the band it only keeps its statistics, outside of it it also measures their noise.
+Memory is that of the whole process, with the weight, its state and the decisions it keeps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+from markdown import publish, table
+
+import keras_adaptive_weights as kaw
+from keras_adaptive_weights import controller
+from keras_adaptive_weights.controller_state import initial_state
+
+_BASE_WEIGHT = 2.5
+_POINTS = 5
+
+
+def main() -> None:
+    """Measure and print both tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a fiftieth of the observations")
+    parser.add_argument("--output", type=Path, help="write the tables to this file, too")
+    arguments = parser.parse_args()
+    shorter = 50 if arguments.quick else 1
+    timed = [_time(name, stream, 100_000 // shorter) for name, stream in _STREAMS.items()]
+    kept = _memory(1_000_000 // shorter)
+    publish(
+        "Microseconds for each decision\n\n"
+        + table(["losses", "median", "99th percentile", "decisions other than HOLD"], timed)
+        + "\nMemory\n\n"
+        + table(["observations", "resident memory", "state as JSON", "decisions kept"], kept),
+        arguments.output,
+    )
+
+
+def _time(name: str, stream: Callable[[], Iterator[kaw.Observation]], count: int) -> list[str]:
+    config = kaw.AdaptiveWeightConfig()
+    state = initial_state(config, _BASE_WEIGHT)
+    events, took = 0, []
+    for _, seen in zip(range(count), stream(), strict=False):
+        begin = time.perf_counter_ns()
+        state, decision = controller.step(config, state, (seen,))
+        took.append(1e-3 * (time.perf_counter_ns() - begin))
+        events += decision.is_event
+    took = took[config.warmup_steps + config.smoothing_steps :]
+    return [name, f"{statistics.median(took):.1f}", f"{statistics.quantiles(took, n=100)[-1]:.1f}", str(events)]
+
+
+def _memory(count: int) -> list[list[str]]:
+    """Return what a weight and its process hold at equally distant points."""
+    weight = kaw.AdaptiveWeight(_BASE_WEIGHT)
+    rows = []
+    for number, seen in zip(range(1, count + 1), _shifting(), strict=False):
+        weight.update(seen.loss, gradient_norm=seen.gradient_norm, total_loss=seen.total_loss)
+        if number % (count // _POINTS) == 0:
+            state = len(json.dumps(weight.to_dict()))
+            rows.append(
+                [f"{number:,}", f"{_resident_mebibytes():.1f} MiB", f"{state:,} bytes", f"{len(weight.decisions):,}"]
+            )
+    return rows
+
+
+def _steady(spread: float) -> Iterator[kaw.Observation]:
+    """Yield log-normal losses and gradient norms around a constant level."""
+    generator = random.Random(7)
+    step = 0
+    while True:
+        step += 1
+        loss = generator.lognormvariate(0.0, spread)
+        yield kaw.Observation(step, loss, 2.5 * loss, generator.lognormvariate(0.0, 0.2))
+
+
+def _shifting() -> Iterator[kaw.Observation]:
+    """Yield losses whose level is 1.5 or 1 in turn, for 200 steps each: the weight moves all the time."""
+    for seen in _steady(0.05):
+        factor = 1.5 if seen.step // 200 % 2 else 1.0
+        yield kaw.Observation(seen.step, factor * seen.loss, 2.5 * factor * seen.loss, seen.gradient_norm)
+
+
+_STREAMS: dict[str, Callable[[], Iterator[kaw.Observation]]] = {
+    "steady, 10 % noise": lambda: _steady(0.1),
+    "steady, 60 % noise": lambda: _steady(0.6),
+    "level shifts every 200 steps": _shifting,
+}
+
+
+def _resident_mebibytes() -> float:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024.0
+    raise RuntimeError("The kernel does not tell the resident memory in /proc/self/status.")
+
+
+if __name__ == "__main__":
+    main()

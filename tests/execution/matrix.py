@@ -1,0 +1,83 @@
+"""Train a small model in every execution mode and compare it with plain Keras, with values by hand, and with one device.
+
+    python tests/execution/matrix.py [--quick] [--each]
+
+Prints a Markdown table, mode x what was checked x largest deviation, and exits with 1 if a deviation is above its limit
+(`checks.py` says which and why). The full matrix takes about a quarter of an hour, `--quick` about a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+
+import tensorflow as tf
+from checks import check, train
+from modes import few, one_device, replicas
+
+HEADINGS = {
+    "parameters": "parameters and statistics from plain Keras's",
+    "telemetry": "telemetry from values by hand (relative)",
+    "decisions": "executions decided otherwise",
+    "bad batch": "traces of a bad batch",
+}
+
+
+def two_devices():
+    """Split the CPU in two, before TensorFlow begins, and return the strategy over both."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+def run(modes, strategy=None):
+    """Yield each mode with its checks, and tell on the standard error how far it is."""
+    for number, mode in enumerate(modes, 1):
+        began = time.perf_counter()
+        checks = check(mode, train(mode, strategy))
+        failed = [c.what for c in checks if not c.passed]
+        print(
+            f"{number}/{len(modes)} {mode}: {'FAILED ' + ', '.join(failed) if failed else 'as it should be'} "
+            f"({time.perf_counter() - began:.0f} s)",
+            file=sys.stderr,
+            flush=True,
+        )
+        yield mode, checks
+
+
+def table(results, *, each=False):
+    """Return a Markdown table of the results; optimizer, accumulation and clipping are one row unless `each`."""
+    rows = {}
+    for mode, checks in results:
+        kind = str(mode) if each else f"{mode.machine}, {mode.execution}, {mode.steps} per execution, {mode.dtype}"
+        rows.setdefault(kind, []).append(checks)
+    lines = [f"| mode | runs | {' | '.join(HEADINGS.values())} |", "|---|---:|" + "---:|" * len(HEADINGS)]
+    for kind, runs in rows.items():
+        worst = [max(column, key=lambda c: c.deviation) for column in zip(*runs, strict=True)]
+        cells = [f"{c.deviation:.2g}" + ("" if c.passed else f" **above {c.limit:.2g}**") for c in worst]
+        lines.append(f"| {kind} | {len(runs)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a few modes that have every value of everything")
+    parser.add_argument("--each", action="store_true", help="a row per mode, also per setting of the optimizer")
+    parser.add_argument("--only", choices=("one device", "two replicas"), help="one kind of machine")
+    options = parser.parse_args(arguments)
+    warnings.filterwarnings("ignore", message=".*shuffle=True.*")
+    strategy = two_devices()
+    mirrored = replicas("two replicas")
+    results = []
+    if options.only != "two replicas":
+        results += run(few() if options.quick else one_device())
+    if options.only != "one device":
+        results += run(mirrored[3::4] if options.quick else mirrored, strategy)
+    print(table(results, each=options.each))
+    return 0 if all(c.passed for _, checks in results for c in checks) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

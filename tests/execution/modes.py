@@ -1,0 +1,169 @@
+"""The ways in which Keras can run a training: modes, the small model that is trained in each, and its data."""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_adaptive_weights as kaw
+
+BATCH = 8
+STEPS = 41  # one more than a multiple of 8 and of 4: executions end early, and accumulation is left half-way
+CONFIG = kaw.AdaptiveWeightConfig(
+    warmup_steps=8, cooling_period=4, min_stable_steps=3, loss_smoothing_factor=0.2, gradient_norm_threshold=None
+)
+FROZEN = kaw.AdaptiveWeightConfig(enabled=False)
+WEIGHTS = {"mel_loss": 2.5, "stop_loss": 0.5, "energy_loss": 1.5}
+
+
+class Mode(NamedTuple):
+    """One way to train.
+
+    Attributes:
+        execution: "eager", "graph" or "xla".
+        steps: Steps per execution.
+        dtype: Name of the dtype policy.
+        optimizer: "sgd" (with momentum) or "adam".
+        accumulation: Gradient accumulation steps, or `None`.
+        clipnorm: The optimizer's `global_clipnorm`, or `None`.
+        machine: "one device", "two replicas" or "two processes".
+    """
+
+    execution: str = "graph"
+    steps: int = 1
+    dtype: str = "float32"
+    optimizer: str = "adam"
+    accumulation: int | None = None
+    clipnorm: float | None = None
+    machine: str = "one device"
+
+    @property
+    def compile_arguments(self):
+        return {
+            "run_eagerly": self.execution == "eager",
+            "jit_compile": self.execution == "xla",
+            "steps_per_execution": self.steps,
+        }
+
+    def __str__(self):
+        parts = [self.machine, self.execution, f"{self.steps} per execution", self.dtype, self.optimizer]
+        if self.accumulation:
+            parts.append(f"accumulation {self.accumulation}")
+        if self.clipnorm:
+            parts.append(f"clipnorm {self.clipnorm:g}")
+        return ", ".join(parts)
+
+
+def optimizers():
+    """The settings of the optimizer: optimizer, accumulation, clipnorm."""
+    return list(itertools.product(("sgd", "adam"), (None, 4), (None, 1.0)))
+
+
+def one_device():
+    """Every mode of one device."""
+    kinds = itertools.product(
+        ("eager", "graph", "xla"), (1, 8), ("float32", "mixed_bfloat16", "mixed_float16"), optimizers()
+    )
+    return [Mode(execution, steps, dtype, *settings) for execution, steps, dtype, settings in kinds]
+
+
+def replicas(machine):
+    """The modes of several replicas: a step per execution, in float32, for plain Keras cannot loop over replicas."""
+    return [Mode("graph", 1, "float32", *settings, machine) for settings in optimizers()]
+
+
+def few():
+    """A mode for each value of everything, and of what is apt to interfere: for those who cannot wait."""
+    return [
+        Mode("eager", 1, "float32", "sgd", 4, 1.0),
+        Mode("eager", 8, "mixed_float16", "adam", None, None),
+        Mode("graph", 1, "float32", "adam", 4, None),
+        Mode("graph", 8, "float32", "sgd", None, 1.0),
+        Mode("graph", 8, "mixed_float16", "sgd", 4, None),
+        Mode("graph", 1, "mixed_bfloat16", "adam", None, 1.0),
+        Mode("xla", 1, "float32", "adam", None, None),
+        Mode("xla", 8, "mixed_bfloat16", "sgd", 4, 1.0),
+        Mode("xla", 1, "mixed_float16", "adam", 4, 1.0),
+    ]
+
+
+@keras.saving.register_keras_serializable(package="execution")
+def squared_error(y_true, y_pred):
+    return tf.reduce_mean(tf.square(y_true[:, :3] - y_pred), axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="execution")
+def absolute_error(y_true, y_pred):
+    return tf.reduce_mean(tf.abs(y_true[:, :3] - y_pred), axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="execution")
+def level(y_true, y_pred):
+    """What the data say it is: its weight may move, and the parameters train as if it did not."""
+    return y_true[:, 3] + 0.0 * y_pred[:, 0]
+
+
+TERMS = {"mel_loss": squared_error, "stop_loss": absolute_error, "energy_loss": level}
+
+
+def make_optimizer(mode):
+    """The optimizer of a mode; the loss scale is so high that the first steps overflow, and grows within the run."""
+    kwargs = {"global_clipnorm": mode.clipnorm, "gradient_accumulation_steps": mode.accumulation}
+    if mode.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(0.05, momentum=0.9, **kwargs)
+    else:
+        optimizer = keras.optimizers.Adam(0.01, **kwargs)
+    if mode.dtype != "mixed_float16":
+        return optimizer
+    return keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=2.0**24, dynamic_growth_steps=12)
+
+
+def make_model(mode, cls):
+    """A model with batch normalisation, compiled; the weight of "mel_loss" is frozen, that of "energy_loss" moves."""
+    keras.utils.set_random_seed(3)
+    policy = keras.dtype_policies.get(mode.dtype)
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(6, activation="tanh", dtype=policy)(inputs)
+    synchronized = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    hidden = keras.layers.BatchNormalization(synchronized=synchronized, dtype=policy)(hidden)
+    model = cls(inputs, keras.layers.Dense(3, dtype=policy)(hidden))
+    model.compile(optimizer=make_optimizer(mode), loss=make_loss(), **mode.compile_arguments)
+    return model
+
+
+def make_loss():
+    weights = {
+        **WEIGHTS,
+        "mel_loss": kaw.AdaptiveWeight(WEIGHTS["mel_loss"], FROZEN),
+        "energy_loss": kaw.AdaptiveWeight(WEIGHTS["energy_loss"], CONFIG),
+    }
+    terms = {name: kaw.LossTerm(fn, weight=weights[name]) for name, fn in TERMS.items()}
+    return kaw.CompositeLoss(terms, max_loss_spike_threshold=None)
+
+
+def data():
+    """Inputs of shape [STEPS * BATCH, 4] and targets of the same; the fourth target is the level, which rises."""
+    draw = np.random.default_rng(11)
+    x = draw.standard_normal((STEPS * BATCH, 4))
+    y = draw.standard_normal((STEPS * BATCH, 4))
+    levels = np.where(np.arange(STEPS) < 24, 1.0, 1.6) * draw.lognormal(0.0, 0.01, STEPS)
+    y[:, 3] = np.repeat(levels, BATCH)
+    return x.astype("float32"), y.astype("float32")
+
+
+def bad_batch():
+    """One batch whose last sample, which goes to the last replica, has no number for a target."""
+    x, y = (part[:BATCH].copy() for part in data())
+    y[-1, 0] = np.nan
+    return x, y
+
+
+def dataset(x, y):
+    """Batches in order; several processes take their shares of each batch."""
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH).with_options(options)

@@ -1,0 +1,65 @@
+"""Where plain Keras fails, one for each workaround in `distribution.py`: prints what it says, as JSON by case.
+
+    python tests/execution/plain_keras.py replicas
+    python tests/execution/plain_keras.py workers        # under TF_CONFIG, in each worker
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_adaptive_weights as kaw
+
+
+class BuiltFromTheLocalBatch(keras.Model):
+    """Plain Keras with the first of the two workarounds for several workers, and without the second."""
+
+    _maybe_symbolic_build = kaw.StableTrainStepMixin._maybe_symbolic_build
+
+
+def fails(strategy, cls=keras.Model, accumulation=None, **compile_kwargs):
+    """Train on two batches and return the error, or "" where there is none."""
+    with strategy.scope():
+        inputs = keras.Input((4,))
+        model = cls(inputs, keras.layers.Dense(3)(inputs))
+        optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=accumulation)
+        model.compile(optimizer=optimizer, loss="mse", **compile_kwargs)
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    data = tf.data.Dataset.from_tensor_slices((np.ones((16, 4), "float32"), np.ones((16, 3), "float32")))
+    try:
+        model.fit(data.batch(8).with_options(options), verbose=0)
+    except Exception as error:  # noqa: BLE001 - the error is what is asked for
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def over_replicas():
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+    return {
+        "accumulation": fails(strategy, accumulation=2),
+        "accumulation, ours": fails(strategy, kaw.StableModel, accumulation=2),
+        "steps per execution": fails(strategy, steps_per_execution=2),
+        "steps per execution, ours": fails(strategy, kaw.StableModel, steps_per_execution=2),
+    }
+
+
+def over_workers():
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    return {
+        "build": fails(strategy),
+        "logs": fails(strategy, BuiltFromTheLocalBatch),
+        "ours": fails(strategy, kaw.StableModel),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps({"replicas": over_replicas, "workers": over_workers}[sys.argv[1]]()))
