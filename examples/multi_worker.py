@@ -1,4 +1,4 @@
-"""Train on several workers: the same decisions on all of them, a worker that dies is named, and a restart goes on.
+r"""Train on several workers: the same decisions on all of them, a worker that dies is named, and a restart goes on.
 
     python examples/multi_worker.py                     # starts two workers on this machine
     python examples/multi_worker.py --log-dir runs/two  # with a record and backups; again after a crash: it goes on
@@ -8,7 +8,7 @@ decided. On a cluster each process runs the same script and is one of the worker
 
 TF_CONFIG (Vertex AI, SageMaker, Kubeflow's TFJob, or by hand): nothing to do, the variable is found.
 
-    TF_CONFIG='{"cluster": {"worker": ["a:4000", "b:4000"]}, "task": {"type": "worker", "index": 0}}' \\
+    TF_CONFIG='{"cluster": {"worker": ["a:4000", "b:4000"]}, "task": {"type": "worker", "index": 0}}' \
         python examples/multi_worker.py --log-dir /shared/run
 
 Slurm, one task per worker; addresses and index come from the SLURM_ variables, ports begin at 8888:
@@ -136,8 +136,8 @@ def work(options: argparse.Namespace) -> int:
     try:
         model.fit(data(), epochs=options.epochs, verbose=0, callbacks=callbacks)
     except tf.errors.OpError as error:
-        print(str(error)+f"LOST {culprit(str(error), index)}: start all workers again. {gist(error)}", flush=True)
-        os._exit(LOST)  # an orderly end would wait for the worker that is no more
+        print(f"LOST {culprit(str(error), index)}: start all workers again. {gist(error)}", flush=True)
+        return LOST
     for decision in callback.decisions:
         change = f"{decision.old_weight:.3f} -> {decision.new_weight:.3f}"
         print(f"step {decision.step}: {decision.action.value} ({decision.reason.value}), {change}", flush=True)
@@ -178,7 +178,8 @@ def build_model() -> object:
     hidden = keras.layers.Dense(32, activation="relu")(inputs)
     hidden = keras.layers.BatchNormalization(synchronized=True)(hidden)
     model = kaw.StableModel(inputs, keras.layers.Dense(4)(hidden))
-    config = kaw.AdaptiveWeightConfig(warmup_steps=20, cooling_period=20, gradient_norm_threshold=0.5)  # low, to see decisions
+    low_threshold = 0.5  # to see decisions
+    config = kaw.AdaptiveWeightConfig(warmup_steps=20, cooling_period=20, gradient_norm_threshold=low_threshold)
     weight = kaw.AdaptiveWeight(2.5, config)
     terms = {"mel_loss": kaw.LossTerm(error, weight=weight), "size_loss": kaw.LossTerm(size, weight=0.01)}
     model.compile(optimizer=keras.optimizers.Adam(0.01), loss=kaw.CompositeLoss(terms))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         read_journal,
     )
     from keras_adaptive_weights.losses import CompositeLoss, LossTerm
+    from keras_adaptive_weights.recovery import ModelRecovery, TrainingStopped
     from keras_adaptive_weights.replay import replay
     from keras_adaptive_weights.train_step import StableModel, StableTrainStepMixin
     from keras_adaptive_weights.xtts_loss import XTTSLoss
@@ -40,11 +41,13 @@ _HOME = {
     "Journal": "journal",
     "JournalWriter": "journal",
     "LossTerm": "losses",
+    "ModelRecovery": "recovery",
     "Observation": "decision",
     "Reason": "decision",
     "StableModel": "train_step",
     "StableTrainStepMixin": "train_step",
     "TrainingConfig": "config",
+    "TrainingStopped": "recovery",
     "XTTSConfig": "config",
     "XTTSLoss": "xtts_loss",
     "read_journal": "journal",
@@ -64,11 +67,13 @@ __all__ = [
     "Journal",
     "JournalWriter",
     "LossTerm",
+    "ModelRecovery",
     "Observation",
     "Reason",
     "StableModel",
     "StableTrainStepMixin",
     "TrainingConfig",
+    "TrainingStopped",
     "XTTSConfig",
     "XTTSLoss",
     "__version__",

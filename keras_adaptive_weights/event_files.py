@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -19,6 +20,7 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from keras_adaptive_weights.continuation import abandoned_file, move_aside
 
 _MARK = "tfevents"
+_TIME_DIGITS = 10
 _HEAD = struct.Struct("<QI")  # length of the data, and its checksum
 _TAIL = struct.Struct("<I")  # checksum of the data
 _logger = logging.getLogger("keras_adaptive_weights")
@@ -68,6 +70,17 @@ def take_back(folder: Path, step: int) -> Kept:
         if keep == first:  # nothing but the version
             path.unlink()
     return Kept(frozenset(tags), frozenset(at_step))
+
+
+def wait_for_a_later_name(folder: Path) -> None:
+    """Wait, at most a second, until a new event file is named after those that are there.
+
+    TensorBoard reads the files of a folder in the order of their names, which begin with the second they were opened
+    in; what follows (host, process, a counter without leading zeros) does not sort by age.
+    """
+    newest = max((path.name.partition(f"{_MARK}.")[2][:_TIME_DIGITS] for path in folder.glob(f"*{_MARK}*")), default="")
+    while newest == f"{int(time.time()):0{_TIME_DIGITS}d}":
+        time.sleep(0.02)
 
 
 def _records(file: BinaryIO) -> Iterator[_Record]:

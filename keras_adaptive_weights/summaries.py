@@ -28,7 +28,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from keras_adaptive_weights.config import AdaptiveWeightConfig
 from keras_adaptive_weights.continuation import let_go, take_over
 from keras_adaptive_weights.decision import Action, Decision, Observation, Reason
-from keras_adaptive_weights.event_files import Kept, take_back
+from keras_adaptive_weights.event_files import Kept, take_back, wait_for_a_later_name
 
 _EVIDENCE_SCALARS = {
     "loss": "Raw, unweighted loss of the term.",
@@ -85,6 +85,8 @@ class TensorBoardObserver:
         take_over(self._key, self)
         kept = Kept() if step is None else take_back(Path(log_dir), step)
         self._step, self._tags = step or 0, set(kept.tags_at_step)
+        if step is not None:
+            wait_for_a_later_name(Path(log_dir))
         self._writer = EventFileWriter(os.fspath(log_dir), max_queue_size=1000, flush_secs=1)
         if layout_metadata.CONFIG_SUMMARY_TAG not in kept.tags:
             self._write(self._step, [_layout(self._weight_tag)])

@@ -68,7 +68,7 @@ class Telemetry:
         self.variable_names: list[str] = []
         self.metrics = StepMetrics(loss)
         self._slots = [(n, r) for n in loss.adaptive_weights for r in REQUESTS] if self.names else []
-        self._asked = np.zeros(max(1, len(self._slots)), "float32")  # TensorFlow crashes on broadcasting an empty tensor
+        self._asked = np.zeros(max(1, len(self._slots)), "float32")  # TensorFlow cannot broadcast an empty tensor
         columns = _FIXED_COLUMNS + len(self._asked) + len(self.names)
         self._ring = tf.Variable(tf.zeros([self._rows, columns], tf.float64), trainable=False, name="telemetry")
         self.requests = tf.Variable(self._asked, trainable=False, name="requests")

@@ -405,6 +405,17 @@ def test_what_is_asked_for_at_a_step_already_written_comes_with_the_next(tmp_pat
     assert (steps["mel_weight"][-2:], steps["decisions/enable"]) == ([6, 7], [6])
 
 
+def test_many_files_within_a_second_are_read_in_the_order_they_were_written(tmp_path):
+    state = initial_state(QUICK, 2.5)
+    for _ in range(3):
+        events = observer(tmp_path, step=state.step)
+        state = write(events, state, 2)
+        events.close()
+    files = sorted((tmp_path / "adaptive_weights").glob("*tfevents*"))
+    assert len({file.name.split(".")[3] for file in files}) == 3
+    assert verify.check_event_files(tmp_path)["mel_weight"] == list(range(1, 7))
+
+
 def test_a_model_file_of_the_killed_run_is_all_there_is_to_resume_from(tmp_path):
     """No file beside the checkpoint is needed: the record may be gone."""
     keras.utils.set_random_seed(1)

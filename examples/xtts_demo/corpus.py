@@ -81,7 +81,7 @@ def _build(folder: Path, names: list[str], texts: list[str], voices: list[Voice]
     items = [(wavs / f"{name}.wav", text, voice) for name, text, voice in zip(names, texts, voices, strict=True)]
     program = [sys.executable, str(Path(__file__).with_name("espeak.py"))]
     try:
-        done = subprocess.run(  # noqa: S603 - this interpreter, our own file
+        done = subprocess.run(
             program, input=request(items, seed), capture_output=True, text=True, timeout=_SYNTHESIS_TIMEOUT, check=True
         )
     except subprocess.CalledProcessError as error:

@@ -4,7 +4,7 @@
     python tests/benchmarks/decision_cost.py --quick     # ten seconds
 
 Every decision is timed by itself, so that the median is not disturbed by other processes. Streams differ in what the
-controller has to do: on a loss within the band it only keeps its statistics, outside of it it also measures their noise.
+controller has to do: on a loss within the band it only keeps its statistics, outside it also measures their noise.
 Memory is that of the whole process, with the weight, its state and the decisions it keeps.
 """
 

@@ -4,7 +4,7 @@
     python tests/benchmarks/fit_overhead.py --quick      # a few minutes, two rows
 
 All contestants train the same model with the same loss: plain Keras; the mixin alone; the mixin and
-`AdaptiveMelWeightCallback(log_dir=...)`; plain Keras with `TensorBoard(update_freq="batch")`; and plain Keras once more,
+`AdaptiveMelWeightCallback(log_dir=...)`; plain Keras with `TensorBoard(update_freq="batch")`; and plain Keras again,
 whose distance from plain Keras is the noise of the measurement. They take turns in segments of a fraction of a second,
 in an order that changes with every round. A figure is the median over all rounds of the time relative to plain Keras in
 the same round, with its quartiles in brackets. Every row is measured in several sets of fresh processes, since where a

@@ -1,4 +1,4 @@
-"""Train a small model in every execution mode and compare it with plain Keras, with values by hand, and with one device.
+"""Train a small model in every execution mode; compare with plain Keras, with values by hand, and with one device.
 
     python tests/execution/matrix.py [--quick] [--each]
 

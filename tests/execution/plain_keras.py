@@ -1,7 +1,7 @@
 """Where plain Keras fails, one for each workaround in `distribution.py`: prints what it says, as JSON by case.
 
-    python tests/execution/plain_keras.py replicas
-    python tests/execution/plain_keras.py workers        # under TF_CONFIG, in each worker
+python tests/execution/plain_keras.py replicas
+python tests/execution/plain_keras.py workers        # under TF_CONFIG, in each worker
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python tests/execution/two_processes.py [--quick]
 
-Beyond what `matrix.py` checks: both workers end with the same bits, what is asked for on one worker takes effect on both
-at the same step, and only the chief writes files. Prints Markdown and exits with 1 on a failure. Takes a few minutes.
+Beyond what `matrix.py` checks: both workers end with the same bits, what is asked for on one takes effect on both at
+the same step, and only the chief writes files. Prints Markdown and exits with 1 on failure. Takes a few minutes.
 """
 
 from __future__ import annotations
