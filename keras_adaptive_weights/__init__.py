@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from keras_adaptive_weights.losses import CompositeLoss, LossTerm
     from keras_adaptive_weights.recovery import ModelRecovery, TrainingStopped
-    from keras_adaptive_weights.replay import replay
+    from keras_adaptive_weights.replaying import replay
     from keras_adaptive_weights.train_step import StableModel, StableTrainStepMixin
     from keras_adaptive_weights.xtts_loss import XTTSLoss
 
@@ -51,7 +51,7 @@ _HOME = {
     "XTTSConfig": "config",
     "XTTSLoss": "xtts_loss",
     "read_journal": "journal",
-    "replay": "replay",
+    "replay": "replaying",
 }
 
 __all__ = [

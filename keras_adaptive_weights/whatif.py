@@ -15,7 +15,7 @@ from keras_adaptive_weights.config import AdaptiveWeightConfig
 from keras_adaptive_weights.controller_state import ControllerState
 from keras_adaptive_weights.decision import Decision
 from keras_adaptive_weights.journal import Journal
-from keras_adaptive_weights.replay import entries_in_force, replay
+from keras_adaptive_weights.replaying import entries_in_force, replay
 
 CAVEAT = (
     "The losses were measured under the weights of the recorded run: this shows when the controller would have decided "

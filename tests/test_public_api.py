@@ -3,6 +3,7 @@
 import ast
 import importlib.resources
 import inspect
+import pathlib
 import pkgutil
 import subprocess
 import sys
@@ -165,10 +166,21 @@ def test_every_name_without_tensorflow_is_had_without_it():
     assert done.returncode == 0, done.stderr
 
 
-def test_the_rooms_listed_as_needing_tensorflow_exist_and_do():
-    for name in NEEDS_TENSORFLOW:
-        module = importlib.import_module(name)
-        assert {"tf", "keras"} & set(vars(module)), name
+def test_every_name_is_itself_after_its_room_was_imported():
+    """A room imported by its own name becomes an attribute of the package, also where a public name is the same."""
+    done = run_python(
+        "import importlib, sys\n"
+        f"for name in {[name for name in modules() if name not in NEEDS_TENSORFLOW]!r}:\n"
+        "    importlib.import_module(name)\n"
+        "import keras_adaptive_weights as kaw\n"
+        f"for name in {WITHOUT_TENSORFLOW!r}:\n"
+        "    assert type(getattr(kaw, name)) is not type(sys), name"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_rooms_listed_as_needing_tensorflow_exist():
+    assert set(modules()) > NEEDS_TENSORFLOW
 
 
 # --- signatures ----------------------------------------------------------------------------------------------
@@ -390,3 +402,9 @@ def test_contract_composite_loss():
     )
     assert float(loss({"a": np.array([[1.0]])}, {"a": np.array([[3.0]])})) == 7.0
     assert kaw.AdaptiveWeightCallback(term="stop_loss").term == "stop_loss"
+
+
+def test_no_public_name_is_that_of_a_room():
+    """Importing a room makes it an attribute of the package, which would hide the name."""
+    rooms = {path.stem for path in pathlib.Path(kaw.__file__).parent.iterdir()}
+    assert rooms & set(kaw.__all__) == set()

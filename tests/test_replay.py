@@ -11,6 +11,7 @@ import pytest
 from keras_adaptive_weights import (
     Action,
     AdaptiveWeightConfig,
+    Journal,
     JournalWriter,
     Observation,
     controller,
@@ -185,6 +186,22 @@ def test_a_journal_of_a_run_that_was_resumed_from_an_earlier_step(tmp_path):
     resumed.restore(saved)
     second = write(path, resumed, stream[100:])
     assert same(replay(path), first + second)
+
+
+def test_steps_that_a_resume_took_again_are_left_out(tmp_path):
+    """A journal from two files, the first of which goes on beyond the checkpoint of the second."""
+    from keras_adaptive_weights import AdaptiveWeight
+
+    stream, weight = recorded(), AdaptiveWeight(3.0, CONFIG)
+    first = write(tmp_path / "one.jsonl", weight, stream[:100])
+    saved = weight.to_dict()
+    write(tmp_path / "one.jsonl", weight, stream[100:130])
+    weight.restore(saved)
+    second = write(tmp_path / "two.jsonl", weight, stream[100:])
+    one, two = read_journal(tmp_path / "one.jsonl"), read_journal(tmp_path / "two.jsonl")
+    assert len(one.observations) == 130
+    joined = Journal([*one.headers, *two.headers], [*one.segments, *two.segments])
+    assert same(replay(joined), first + second)
 
 
 def test_a_journal_that_is_none_is_refused(tmp_path):

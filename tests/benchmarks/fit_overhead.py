@@ -93,7 +93,7 @@ def _calibrate(plain: Contestant, row: Row) -> Task:
 
     def measure(frames: int) -> float:
         plain.begin(replace(task, frames=frames))
-        took = min(plain.run(4).wall for _ in range(6))
+        took = min(plain.run(2).wall for _ in range(20))
         plain.end()
         return took
 
