@@ -22,8 +22,8 @@ resolver does not know in which pod it runs: that is the number at the end of th
     python examples/multi_worker.py --cluster kubernetes --log-dir /shared/run
 
 The log dir must be on a file system that all workers see: only the chief (worker 0) writes there, the others read the
-backup when they go on. A worker that dies ends the others, each with a line that names it: within seconds where its
-machine still answers, else within the coordination service's heartbeat timeout. Start all of them again to go on.
+backup when they go on. When a worker dies or freezes, the others notice within half a minute (TensorFlow's heartbeats
+take 10 s), name it, and end with exit code 3. Start all of them again to go on from the last epoch.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def start_workers(arguments: Sequence[str]) -> int:
     codes = [process.returncode for process in processes]
     decisions = [[line for line in said if line.startswith("step ")] for said in lines]
     if any(codes):
-        for index in (i for i, code in enumerate(codes) if code not in (0, LOST)):
+        for index in (i for i, code in enumerate(codes) if code > 0 and code != LOST):
             print(f"worker {index} wrote at last:", *errors[index], sep="\n")
         print(f"the workers ended with the exit codes {codes}")
         return LOST
@@ -136,7 +136,7 @@ def work(options: argparse.Namespace) -> int:
     try:
         model.fit(data(), epochs=options.epochs, verbose=0, callbacks=callbacks)
     except tf.errors.OpError as error:
-        print(f"LOST {culprit(str(error), index)}: start all workers again. {gist(error)}", flush=True)
+        print(f"LOST {culprit(str(error), index)}. Start all workers again. {gist(error)}", flush=True)
         return LOST
     for decision in callback.decisions:
         change = f"{decision.old_weight:.3f} -> {decision.new_weight:.3f}"
@@ -234,9 +234,12 @@ def pause(seconds: float) -> object:
 
 
 def culprit(message: str, own: int) -> str:
-    """Return the workers that an error of TensorFlow's is about, other than this one."""
+    """Return the workers that an error of TensorFlow's is about, other than this one.
+
+    Worker 0 collects the heartbeats and names those that are silent; where nobody is named, nobody collects them.
+    """
     tasks = {int(task) for task in re.findall(r"/job:worker/(?:replica:\d+/)?task:(\d+)", message)} - {own}
-    return ", ".join(f"worker {task}" for task in sorted(tasks)) or "a worker"
+    return ", ".join(f"worker {task}" for task in sorted(tasks)) or "worker 0, which is silent"
 
 
 def gist(error: Exception) -> str:

@@ -146,6 +146,20 @@ def is_chief(strategy: Any) -> bool:
     return bool(strategy.extended.should_save_summary)
 
 
+def check_steps_per_execution(strategy: Any, model: Any) -> None:
+    """Refuse several steps per execution over replicas: Keras's loop over them fails in plain Keras, too.
+
+    Raises:
+        ValueError: So it is asked for.
+    """
+    if strategy.num_replicas_in_sync > 1 and model.steps_per_execution > 1 and not model.run_eagerly:
+        raise ValueError(
+            f"{type(model).__name__}.compile: argument `steps_per_execution` must be 1 over several replicas, where "
+            f"Keras cannot run several steps in one execution. Received: steps_per_execution="
+            f"{model.steps_per_execution} with {strategy.num_replicas_in_sync} replicas."
+        )
+
+
 def local_batch(strategy: Any, batch: Any) -> Any:
     """Return the first local replica's part of a distributed batch.
 

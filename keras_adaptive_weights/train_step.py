@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from keras_adaptive_weights.distribution import (
+    check_steps_per_execution,
     divide_by_replicas,
     local_batch,
     logs_for_reduction,
@@ -184,6 +185,7 @@ class StableTrainStepMixin:
 
     def make_train_function(self, force: bool = False) -> Any:
         """Prepare the telemetry and build the train function."""
+        check_steps_per_execution(self.distribute_strategy, self)
         self._prepare_telemetry()
         return super().make_train_function(force)
 

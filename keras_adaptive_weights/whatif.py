@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import zip_longest
 from typing import Any
 
 from keras_adaptive_weights.config import AdaptiveWeightConfig
@@ -46,7 +47,15 @@ class WhatIf:
     @property
     def same(self) -> bool:
         """Whether every event is the same: step, action, reason and weights."""
-        return [_key(event) for event in self.recorded] == [_key(event) for event in self.decided]
+        return self.first_difference is None
+
+    @property
+    def first_difference(self) -> int | None:
+        """Step of the first event that differs; up to there, the losses are also those of the settings tried."""
+        for ours, theirs in zip_longest(self.recorded, self.decided):
+            if ours is None or theirs is None or _key(ours) != _key(theirs):
+                return min(event.step for event in (ours, theirs) if event is not None)
+        return None
 
 
 def parse_settings(assignments: Sequence[str], config: AdaptiveWeightConfig) -> AdaptiveWeightConfig:

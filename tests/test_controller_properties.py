@@ -4,11 +4,11 @@ import json
 import math
 import random
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_controller import RECOVERIES, UNREACHABLE, Turn, by_hand, play
+from test_controller import RECOVERIES, UNREACHABLE, by_hand, play
 
 from keras_adaptive_weights import Action, AdaptiveWeightConfig, Observation, Reason, controller
 from keras_adaptive_weights.controller_state import (
@@ -21,12 +21,11 @@ from keras_adaptive_weights.controller_state import (
 NAN, INF = math.nan, math.inf
 
 
-@dataclass(frozen=True)
 class History:
-    """Settings, and what the controller did with them turn by turn."""
+    """Settings, and what the controller did with them turn by turn. Shown short, as Hypothesis prints it."""
 
-    config: AdaptiveWeightConfig
-    turns: list[Turn]
+    def __init__(self, config, turns):
+        self.config, self.turns = config, turns
 
     def __repr__(self):
         given_ = [t.given if isinstance(t.given, str) else [o.loss for o in t.given] for t in self.turns]

@@ -258,7 +258,7 @@ def run_with_one_warning(log_dir, match):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's writer thread
-@pytest.mark.parametrize("call", [1, 2, 4])
+@pytest.mark.parametrize("call", [1, 2])  # opening, and the first event; later ones come by the clock
 @pytest.mark.parametrize("writer", ["journal", "summaries"])
 def test_a_disk_that_fills_up_is_one_warning(writer, call, tmp_path, monkeypatch):
     if writer == "journal":

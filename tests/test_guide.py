@@ -21,6 +21,7 @@ QUICK = kaw.AdaptiveWeightConfig(
 FLAT = [1.0, 1.02] * 20
 HIGH, LOW = [1.5] * 4, [0.6] * 4
 BATCH, FRAMES, BANDS = 4, 6, 3
+pytestmark = pytest.mark.usefixtures("fresh_session")
 
 
 def feed(weight, losses, norms=1.0):

@@ -42,7 +42,7 @@ class Run:
     """A training's controller and its journal. `decisions` are all it took, HOLDs too."""
 
     def __init__(self, path, config=CONFIG, base=2.5, seed=3):
-        self.path, self.config, self.base = path, config, base
+        self.path, self.config = path, config
         self.state = initial_state(config, base)
         self.seen = observations(3000, seed)
         self.decisions = []

@@ -1,0 +1,65 @@
+"""The same training in every execution mode: a part of what `tests/execution/matrix.py` and `two_processes.py` do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent / "execution"
+sys.path.insert(0, str(FOLDER))
+
+import checks  # noqa: E402 - modules of that folder
+import modes  # noqa: E402
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*shuffle=True.*:UserWarning"),  # a tf.data.Dataset keeps its order
+]
+
+
+@pytest.mark.parametrize("mode", modes.few(), ids=str)
+def test_one_device(mode):
+    """Parameters as plain Keras's, telemetry as by hand, decisions as the controller's, no trace of a bad batch."""
+    wrong = [check for check in checks.check(mode, checks.train(mode)) if not check.passed]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["matrix.py", "--quick", "--only", "two replicas"], ["two_processes.py", "--quick"]],
+    ids=["two replicas", "two processes"],
+)
+def test_replicas_and_processes(command):
+    """Devices are split, and clusters joined, before TensorFlow begins: in processes of their own."""
+    done = subprocess.run(
+        [sys.executable, FOLDER / command[0], *command[1:]],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "| 2 |" in done.stdout
+
+
+def test_a_deviation_is_noticed():
+    """The checks find a parameter that is off, a step that was lost, and a decision that was not taken."""
+    mode = modes.Mode("graph", 1, "float32", "sgd")
+    run = checks.train(mode)
+    off = [run.parameters[0] + 1e-3, *run.parameters[1:]]
+    decided = [(*d[:2], "hold", "within_band", d[4]) for d in run.decisions]
+    for spoilt, what in [
+        (run._replace(parameters=off), "parameters"),
+        (run._replace(rows=run.rows[1:]), "telemetry"),
+        (run._replace(rows=[(terms, total, 2.0 * norm, ok) for terms, total, norm, ok in run.rows]), "telemetry"),
+        (run._replace(decisions=decided), "decisions"),
+        (run._replace(changed=["kernel"]), "bad batch"),
+        (run._replace(culprit=None), "bad batch"),
+    ]:
+        assert what in [check.what for check in checks.check(mode, spoilt) if not check.passed]
+    assert all(check.passed for check in checks.check(mode, run))
