@@ -24,7 +24,7 @@ class Action(StrEnum):
     @property
     def code(self) -> int:
         """A stable small integer, for scalar dashboards (`hold` is 0)."""
-        return list(Action).index(self)
+        return _ACTION_CODES[self]
 
 
 class Reason(StrEnum):
@@ -68,9 +68,11 @@ class Reason(StrEnum):
     @property
     def code(self) -> int:
         """A stable small integer, for scalar dashboards."""
-        return list(Reason).index(self)
+        return _REASON_CODES[self]
 
 
+_ACTION_CODES = {action: code for code, action in enumerate(Action)}
+_REASON_CODES = {reason: code for code, reason in enumerate(Reason)}
 _ADVICE: dict[Reason, str] = {
     Reason.SWITCHED_OFF: "adaptation is switched off in the configuration: set enabled=True to let the weight move.",
     Reason.DISABLED: "adaptation is disabled and the weight is at its base: call enable() once the cause is gone.",

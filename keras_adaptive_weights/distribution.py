@@ -30,11 +30,14 @@ def divide_by_replicas(loss: Any) -> Any:
     return loss if replicas() == 1 else loss / replicas()
 
 
-def mean_over_replicas(values: Any) -> Any:
-    """Return the mean of a tensor over all replicas."""
+def mean_over_replicas(scalars: Sequence[Any], vector: Any = None) -> tuple[list[Any], Any]:
+    """Return the means of some scalars and of a vector over all replicas, by one reduction; `None` stays `None`."""
     if replicas() == 1:
-        return values
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, values)
+        return list(scalars), vector
+    parts = [tf.stack(scalars)] if vector is None else [tf.stack(scalars), tf.cast(vector, scalars[0].dtype)]
+    values = tf.stop_gradient(tf.concat(parts, axis=0))
+    means = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, values)
+    return tf.unstack(means[: len(scalars)]), None if vector is None else means[len(scalars) :]
 
 
 def sum_gradients(gradients: Sequence[Any]) -> list[Any]:

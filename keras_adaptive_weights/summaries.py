@@ -30,6 +30,12 @@ from keras_adaptive_weights.continuation import let_go, take_over
 from keras_adaptive_weights.decision import Action, Decision, Observation, Reason
 from keras_adaptive_weights.event_files import Kept, take_back, wait_for_a_later_name
 
+_OUTCOME_SCALARS = {
+    "action": "What was decided: " + ", ".join(f"{action.code} {action.value}" for action in Action) + ".",
+    "reason": "Why: " + ", ".join(f"{reason.code} {reason.value}" for reason in Reason) + ".",
+    "stability_score": "1 / (1 + loss variance).",
+    "cooling_left": "Steps until cooling ends.",
+}
 _EVIDENCE_SCALARS = {
     "loss": "Raw, unweighted loss of the term.",
     "running_average": "Mean of the losses that the recent ones are compared with.",
@@ -79,7 +85,14 @@ class TensorBoardObserver:
         self._base_weight = base_weight
         self._update_freq = update_freq
         self._written: int | None = None
-        self._described: set[str] = set()
+        self._undescribed = {
+            self._weight_tag: "Weight in force from the next step on.",
+            f"{self._weight_tag}/minimum": "Lower bound of the weight.",
+            f"{self._weight_tag}/maximum": "Upper bound of the weight.",
+            f"{self._weight_tag}/base": "Base weight, which an emergency disable returns to.",
+            **_OUTCOME_SCALARS,
+            **_EVIDENCE_SCALARS,
+        }
         self._closed = False
         self._key = Path(log_dir) / "events"
         take_over(self._key, self)
@@ -98,7 +111,7 @@ class TensorBoardObserver:
         due = self._written is None or decision.step - self._written >= self._update_freq
         if not due and not decision.is_event:
             return
-        values = [self._scalar(tag, value, about) for tag, value, about in self._scalars(decision)]
+        values = [self._scalar(tag, value) for tag, value in self._scalars(decision)]
         if decision.is_event:
             values.append(_text(f"decisions/{decision.action.value}", _markdown(decision)))
         complete = self._write(decision.step, values)
@@ -121,30 +134,27 @@ class TensorBoardObserver:
             let_go(self._key, self)
             self._writer.close()
 
-    def _scalars(self, decision: Decision) -> Iterator[tuple[str, float, str]]:
+    def _scalars(self, decision: Decision) -> Iterator[tuple[str, float]]:
         weight = self._weight_tag
-        yield weight, decision.new_weight, "Weight in force from the next step on."
-        yield f"{weight}/minimum", self._config.min_weight, "Lower bound of the weight."
-        yield f"{weight}/maximum", self._config.max_weight, "Upper bound of the weight."
-        yield f"{weight}/base", self._base_weight, "Base weight, which an emergency disable returns to."
-        codes = ", ".join(f"{action.code} {action.value}" for action in Action)
-        yield "action", decision.action.code, f"What was decided: {codes}."
-        codes = ", ".join(f"{reason.code} {reason.value}" for reason in Reason)
-        yield "reason", decision.reason.code, f"Why: {codes}."
+        yield weight, decision.new_weight
+        yield f"{weight}/minimum", self._config.min_weight
+        yield f"{weight}/maximum", self._config.max_weight
+        yield f"{weight}/base", self._base_weight
+        yield "action", decision.action.code
+        yield "reason", decision.reason.code
         evidence = decision.evidence
-        for tag, about in _EVIDENCE_SCALARS.items():
+        for tag in _EVIDENCE_SCALARS:
             if math.isfinite(evidence.get(tag, math.nan)):
-                yield tag, evidence[tag], about
+                yield tag, evidence[tag]
         if "loss_variance" in evidence:
-            yield "stability_score", 1.0 / (1.0 + evidence["loss_variance"]), "1 / (1 + loss variance)."
-            left = max(0.0, evidence["cooling"] - evidence["steps_since_change"])
-            yield "cooling_left", left, "Steps until cooling ends."
+            yield "stability_score", 1.0 / (1.0 + evidence["loss_variance"])
+            yield "cooling_left", max(0.0, evidence["cooling"] - evidence["steps_since_change"])
 
-    def _scalar(self, tag: str, value: float, about: str) -> Summary.Value:
+    def _scalar(self, tag: str, value: float) -> Summary.Value:
         tensor = TensorProto(dtype=DT_FLOAT, float_val=[value])
-        if tag in self._described:
+        about = self._undescribed.pop(tag, None)
+        if about is None:
             return Summary.Value(tag=tag, tensor=tensor)
-        self._described.add(tag)
         metadata = scalar_metadata.create_summary_metadata(display_name="", description=about)
         return Summary.Value(tag=tag, tensor=tensor, metadata=metadata)
 

@@ -50,16 +50,18 @@ class Telemetry:
     Args:
         loss: The compiled loss; its terms are the columns.
         steps_per_execution: Rows of the ring.
+        carries_requests: Whether what is asked for by hand travels with the steps: over several workers.
 
     Attributes:
         metrics: The metric that shows the terms in the logs.
-        requests: Variable with an element per adaptive weight and request: 1 where this worker passes it on.
+        requests: Variable with an element per adaptive weight and request: 1 where this worker passes it on. `None`
+            where none travels.
         terms: Terms of the batch whose loss was computed last: how `compute_loss`, which returns the total only, hands
             them to the step around it.
         variable_names: Names of the trainable variables, set while the train step is traced.
     """
 
-    def __init__(self, loss: Any, steps_per_execution: int) -> None:
+    def __init__(self, loss: Any, steps_per_execution: int, *, carries_requests: bool = True) -> None:
         self._loss = loss
         self._rows = int(steps_per_execution)
         self.names = tuple(loss.terms) if isinstance(loss, CompositeLoss) else ()
@@ -67,11 +69,12 @@ class Telemetry:
         self.terms: dict[str, Any] = {}
         self.variable_names: list[str] = []
         self.metrics = StepMetrics(loss)
-        self._slots = [(n, r) for n in loss.adaptive_weights for r in REQUESTS] if self.names else []
-        self._asked = np.zeros(max(1, len(self._slots)), "float32")  # TensorFlow cannot broadcast an empty tensor
-        columns = _FIXED_COLUMNS + len(self._asked) + len(self.names)
+        carries_requests = carries_requests and bool(self.names)
+        self._slots = [(n, r) for n in loss.adaptive_weights for r in REQUESTS] if carries_requests else []
+        self._asked = np.zeros(len(self._slots), "float32")
+        columns = _FIXED_COLUMNS + len(self.names) + len(self._slots)
         self._ring = tf.Variable(tf.zeros([self._rows, columns], tf.float64), trainable=False, name="telemetry")
-        self.requests = tf.Variable(self._asked, trainable=False, name="requests")
+        self.requests = tf.Variable(self._asked, trainable=False, name="requests") if self._slots else None
 
     def fits(self, loss: Any, steps_per_execution: int) -> bool:
         """Whether this telemetry is for that loss and that many steps."""
@@ -101,52 +104,55 @@ class Telemetry:
         asked = np.where([name == term for name, _ in self._slots], np.float32(0.0), self._asked)
         if request is not None:
             asked[self._slots.index((term, request))] = 1.0
-        if not np.array_equal(asked, self._asked):
+        if self.requests is not None and not np.array_equal(asked, self._asked):
             self._asked = asked
             self.requests.assign(asked)
 
     def write(
-        self, terms: dict[str, Any], total: Any, norm: Any, dampening: Any, bad: Any, routine: Any, requests: Any
+        self, terms: dict[str, Any], total: Any, norm: Any, dampening: Any, bad: Any, routine: Any, requests: Any = None
     ) -> None:
         """Add the row of one step, in the graph."""
-        count = tf.reduce_max(self._ring[:, 0]) + 1.0
-        missing = tf.constant(np.nan, tf.float64)
-        fixed = [tf.cast(value, tf.float64) for value in (count, total, norm, dampening, bad, routine)]
-        named = [tf.cast(terms[name], tf.float64) if name in terms else missing for name in self.names]
-        row = tf.concat([tf.stack(fixed), tf.cast(requests, tf.float64), *([tf.stack(named)] if named else [])], axis=0)
+        dtype = tf.float64 if total.dtype == tf.float64 else tf.float32
+        values = [total, norm, dampening, bad, routine, *(terms.get(name, np.nan) for name in self.names)]
+        row = tf.cast(
+            tf.stack([tf.cast(value, dtype) for value in values]), tf.float64
+        )  # one cast is cheaper than many
+        parts = [row] if requests is None else [row, tf.cast(requests, tf.float64)]
         if self._rows == 1:
-            self._ring.assign(row[None])
+            self._ring.assign(tf.concat([self._ring[0, :1] + 1.0, *parts], axis=0)[None])
         else:
+            count = tf.reduce_max(self._ring[:, 0], keepdims=True) + 1.0
             slot = tf.cast(count, tf.int32) % self._rows
-            self._ring.assign(tf.tensor_scatter_nd_update(self._ring, [[slot]], row[None]))
+            row = tf.concat([count, *parts], axis=0)
+            self._ring.assign(tf.tensor_scatter_nd_update(self._ring, slot[None], row[None]))
 
     def read(self, after: int = 0) -> list[StepRow]:
         """Return the steps whose number is above `after`, oldest first, at most as many as an execution has."""
-        ring = self._ring.numpy()
-        rows = ring[ring[:, 0] > after]
-        if len(rows) > 1:
-            rows = rows[np.argsort(rows[:, 0])]
-        return [self._row(row) for row in rows.tolist()]
+        rows = [row for row in self._held() if row[0] > after]
+        return [self._row(row) for row in sorted(rows)]
 
     @property
     def count(self) -> int:
         """Steps measured so far."""
-        return int(self._ring.numpy()[:, 0].max())
+        return int(max(row[0] for row in self._held()))
+
+    def _held(self) -> list[list[float]]:
+        """Return the rows of the ring; `value()`, since `Variable.numpy()` takes three times as long."""
+        return self._ring.value().numpy().tolist()
 
     def _row(self, row: list[float]) -> StepRow:
         count, total, norm, dampening, bad, routine = row[:_FIXED_COLUMNS]
-        first_term = _FIXED_COLUMNS + len(self._asked)
-        asked = zip(self._slots, row[_FIXED_COLUMNS:first_term], strict=False)
-        named = zip(self.names, row[first_term:], strict=True)
+        terms = dict(zip(self.names, row[_FIXED_COLUMNS:], strict=False))
+        shares = row[_FIXED_COLUMNS + len(self.names) :]
         return StepRow(
             number=int(count),
-            terms={name: value for name, value in named if name in self.active},
+            terms={name: value for name, value in terms.items() if name in self.active},
             total=total,
             gradient_norm=norm,
             dampening=dampening,
             non_finite=None if bad < 0 else self._culprit(int(bad)),
             loss_scaling=bool(routine) and bad >= 0,
-            requests=tuple(slot for slot, share in asked if share > 0),
+            requests=tuple(slot for slot, share in zip(self._slots, shares, strict=True) if share > 0),
         )
 
     def _culprit(self, index: int) -> str:
@@ -207,7 +213,7 @@ class StepMetrics(keras.metrics.Metric):
         }
 
 
-def first_non_finite(terms: dict[str, Any], total: Any, gradients: list[Any], scale: Any) -> tuple[Any, Any]:
+def first_non_finite(terms: dict[str, Any], total: Any, gradients: list[Any], scale: Any) -> tuple[Any, Any, Any]:
     """Measure the gradients and find the first thing that is not finite.
 
     Args:
@@ -217,17 +223,18 @@ def first_non_finite(terms: dict[str, Any], total: Any, gradients: list[Any], sc
         scale: Loss scale of mixed precision.
 
     Returns:
-        The global norm of the unscaled gradients, and the index of the first non-finite value among terms, total,
-        each gradient, and the norm itself (its square may overflow); -1 where all are finite.
+        The global norm of the unscaled gradients; whether everything is finite; and the index of the first non-finite
+        value among terms, total, each gradient, and the norm itself (its square may overflow), -1 where there is none.
     """
-    squares = [tf.zeros(()) if g is None else _squared_norm(g) for g in gradients]
-    squared = tf.add_n(squares) if squares else tf.zeros(())
-    values = [*(tf.cast(v, tf.float32) for v in terms.values()), tf.cast(total, tf.float32), *squares, squared]
-    bad = tf.logical_not(tf.math.is_finite(tf.stack(values)))
-    index = tf.where(tf.reduce_any(bad), tf.argmax(tf.cast(bad, tf.int32), output_type=tf.int32), -1)
-    return tf.sqrt(squared) / scale, index
+    halves = [tf.zeros(()) if g is None else _half_squared_norm(g) for g in gradients]
+    squared = 2.0 * (tf.add_n(halves) if halves else tf.zeros(()))
+    values = [*(tf.cast(v, tf.float32) for v in terms.values()), tf.cast(total, tf.float32), *halves, squared]
+    good = tf.math.is_finite(tf.stack(values))
+    finite = tf.reduce_all(good)
+    index = tf.where(finite, -1, tf.argmin(tf.cast(good, tf.int32), output_type=tf.int32))
+    return tf.sqrt(squared) / scale, finite, index
 
 
-def _squared_norm(gradient: Any) -> Any:
+def _half_squared_norm(gradient: Any) -> Any:
     values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
-    return 2.0 * tf.nn.l2_loss(tf.cast(values, tf.float32))
+    return tf.nn.l2_loss(tf.cast(values, tf.float32))

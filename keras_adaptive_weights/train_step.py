@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_adaptive_weights.distribution import (
@@ -37,7 +38,7 @@ class Measurement(NamedTuple):
         total: Total loss of the batch, undampened and unscaled, a scalar.
         terms: Raw value of each term that took part, scalars by name.
         dampening: Factor in the objective, 1.0 where the total is no spike, a scalar.
-        requests: Share of the replicas that pass on each request by hand; see `Telemetry.requests`.
+        requests: Share of the replicas that pass on each request by hand; see `Telemetry.requests`. `None`: none can.
         batch: `(x, y, y_pred, sample_weight)`.
 
     With several replicas, total and terms are means over all of them, and the objective is the replica's own.
@@ -116,11 +117,7 @@ class StableTrainStepMixin:
         """
         local_total, terms = self._evaluate_losses(x, y, y_pred, sample_weight, training=True)
         self._build_optimizer()
-        requests = tf.cast(self._telemetry.requests, local_total.dtype)
-        seen = tf.concat([tf.stack([local_total, *terms.values()]), requests], axis=0)
-        seen = tf.stop_gradient(mean_over_replicas(seen))
-        total, *values = tf.unstack(seen[: 1 + len(terms)])
-        requests = seen[1 + len(terms) :]
+        (total, *values), requests = mean_over_replicas([local_total, *terms.values()], self._telemetry.requests)
         dampening = self._dampening(total)
         objective = self.optimizer.scale_loss(divide_by_replicas(local_total * dampening))
         batch = (x, y, y_pred, sample_weight)
@@ -142,10 +139,11 @@ class StableTrainStepMixin:
         variables, optimizer = self.trainable_variables, self.optimizer
         self._telemetry.variable_names = [variable.path for variable in variables]
         gradients = sum_gradients(gradients)
-        norm, bad = first_non_finite(measured.terms, measured.total, gradients, self._gradient_scale())
-        finite = bad < 0
+        norm, finite, bad = first_non_finite(measured.terms, measured.total, gradients, self._gradient_scale())
         scaling = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         x, y, y_pred, sample_weight = measured.batch
+        # Without metrics of its own `compute_metrics` only reads, which would make all logs wait for the optimizer.
+        compiled_metrics = self._compile_metrics is not None or _is_overridden(self, "compute_metrics")
 
         def apply() -> None:
             if variables:
@@ -154,7 +152,8 @@ class StableTrainStepMixin:
         def commit() -> None:
             if not scaling:
                 apply()
-            self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+            if compiled_metrics:
+                self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
         if scaling:  # it has a condition of its own, and must see overflown gradients to lower its scale
             on_every_replica(apply, optimizer)
@@ -166,7 +165,7 @@ class StableTrainStepMixin:
         self._telemetry.metrics.update_state(measured.terms, size, norm, finite)
         once(
             self._leave_row,
-            *(measured.total, norm, measured.dampening, bad, measured.requests, *measured.terms.values()),
+            *(measured.total, norm, measured.dampening, finite, bad, measured.requests, *measured.terms.values()),
         )
         return logs_for_reduction(self.distribute_strategy, self.get_metrics_result())
 
@@ -209,12 +208,13 @@ class StableTrainStepMixin:
         """
         return self._telemetry
 
-    def _leave_row(self, total: Any, norm: Any, dampening: Any, bad: Any, requests: Any, *terms: Any) -> None:
+    def _leave_row(
+        self, total: Any, norm: Any, dampening: Any, finite: Any, bad: Any, requests: Any, *terms: Any
+    ) -> None:
         """Record the step, once per worker."""
-        finite = bad < 0
         self._track_total(total, finite)
         scaling = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
-        routine = tf.logical_and(scaling, tf.math.is_finite(total))
+        routine = tf.math.is_finite(total) if scaling else False
         named = dict(zip(self._telemetry.active, terms, strict=True))
         self._telemetry.write(named, total, norm, dampening, bad, routine, requests)
 
@@ -243,7 +243,9 @@ class StableTrainStepMixin:
         if telemetry is not None and telemetry.fits(self.loss, self.steps_per_execution):
             return
         with self.distribute_strategy.scope():
-            self._telemetry = Telemetry(self.loss, self.steps_per_execution)
+            self._telemetry = Telemetry(
+                self.loss, self.steps_per_execution, carries_requests=several_workers(self.distribute_strategy)
+            )
         self.train_function = self.test_function = None
 
     def _evaluate_losses(self, x: Any, y: Any, y_pred: Any, sample_weight: Any, *, training: bool) -> tuple[Any, Any]:
@@ -263,13 +265,16 @@ class StableTrainStepMixin:
 
     def _dampening(self, total: Any) -> Any:
         """Return the factor that takes a spike down to the threshold, and 1.0 for any other total."""
-        one = tf.ones_like(total)
         if not isinstance(self.loss, CompositeLoss) or self.loss.max_loss_spike_threshold is None:
-            return one
-        average, steps = tf.unstack(tf.cast(self.loss.total_average, total.dtype))
-        limit = self.loss.max_loss_spike_threshold * average
-        spike = (steps >= _MIN_STEPS_BEFORE_DAMPENING) & (limit > 0.0) & (total > limit) & tf.math.is_finite(total)
-        return tf.stop_gradient(tf.where(spike, limit / tf.where(spike, total, one), one))
+            return tf.ones_like(total)
+        limit = tf.cast(self._spike_limit(*tf.unstack(self.loss.total_average)), total.dtype)
+        spike = tf.logical_and(total > limit, tf.math.is_finite(total))
+        return tf.stop_gradient(tf.where(spike, limit / total, tf.ones_like(total)))
+
+    def _spike_limit(self, average: Any, steps: Any) -> Any:
+        """Return what a total is scaled down to; infinity while there is nothing to compare it with."""
+        known = tf.logical_and(steps >= _MIN_STEPS_BEFORE_DAMPENING, average > 0.0)
+        return tf.where(known, self.loss.max_loss_spike_threshold * average, np.inf)
 
     def _track_total(self, total: Any, finite: Any) -> None:
         """Take a finite total into its recent mean, a spike no further than the threshold."""
@@ -277,13 +282,10 @@ class StableTrainStepMixin:
             return
         before = tf.convert_to_tensor(self.loss.total_average)
         average, steps = tf.unstack(before)
-        total = tf.cast(total, average.dtype)
-        limit = self.loss.max_loss_spike_threshold * average
-        started = steps >= _MIN_STEPS_BEFORE_DAMPENING
-        total = tf.where(started & (limit > 0.0), tf.minimum(total, limit), total)
+        total = tf.minimum(tf.cast(total, average.dtype), self._spike_limit(average, steps))
         rate = tf.maximum(self.loss.loss_smoothing_factor, 1.0 / (steps + 1.0))
-        after = tf.stack([average + rate * (total - average), steps + 1.0])
-        self.loss.total_average.assign(tf.where(finite, after, before))
+        change = tf.stack([rate * (total - average), tf.ones_like(steps)])
+        self.loss.total_average.assign(tf.where(finite, before + change, before))
 
 
 @keras.saving.register_keras_serializable(package="keras_adaptive_weights")
@@ -295,6 +297,10 @@ class StableModel(StableTrainStepMixin, keras.Model):
     >>> inputs = keras.Input((4,))
     >>> model = StableModel(inputs, keras.layers.Dense(1)(inputs))
     """
+
+
+def _is_overridden(model: keras.Model, name: str) -> bool:
+    return getattr(type(model), name) is not getattr(keras.Model, name)
 
 
 def _batch_size(x: Any) -> Any:

@@ -62,9 +62,10 @@ class RunMaker:
     def flush(self, seconds=5.0):
         """Wait until the writer's own thread has written everything."""
         end = time.monotonic() + seconds
-        while self._writer._buffer and time.monotonic() < end:
+        while self._writer._pending and time.monotonic() < end:
             time.sleep(0.02)
-        return self
+        with self._writer._lock:  # it may be in the middle of writing
+            return self
 
     def close(self):
         self._writer.close()

@@ -87,7 +87,8 @@ def test_on_one_replica_nothing_is_done_about_replicas():
     assert distribution.replicas() == 1
     assert not distribution.within_replica()
     assert distribution.divide_by_replicas(value) is value
-    assert distribution.mean_over_replicas(value) is value
+    assert distribution.mean_over_replicas([value]) == ([value], None)
+    assert distribution.mean_over_replicas([value], value) == ([value], value)
     assert distribution.sum_gradients(gradients) == gradients
     assert not distribution.several_workers(strategy)
     assert distribution.is_chief(strategy)

@@ -262,7 +262,7 @@ def run_with_one_warning(log_dir, match):
 @pytest.mark.parametrize("writer", ["journal", "summaries"])
 def test_a_disk_that_fills_up_is_one_warning(writer, call, tmp_path, monkeypatch):
     if writer == "journal":
-        fails_from(monkeypatch, journal_room.JournalWriter, "_flush", call)
+        fails_from(monkeypatch, journal_room.JournalWriter, "_write", call)
     else:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -276,7 +276,7 @@ def test_a_disk_that_fills_up_is_one_warning(writer, call, tmp_path, monkeypatch
 def test_a_disk_that_fills_up_for_both_is_one_warning(tmp_path, monkeypatch):
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    fails_from(monkeypatch, journal_room.JournalWriter, "_flush", 2)
+    fails_from(monkeypatch, journal_room.JournalWriter, "_write", 2)
     fails_from(monkeypatch, RecordWriter, "flush", 2)
     run_with_one_warning(tmp_path, "No space left on device")
 
@@ -306,7 +306,7 @@ def test_a_read_only_folder_is_one_warning(tmp_path, monkeypatch):
 def test_the_next_fit_tries_again(tmp_path, monkeypatch):
     callback, model = kaw.AdaptiveMelWeightCallback(log_dir=tmp_path), make_model()
     with monkeypatch.context() as patched:
-        fails_from(patched, journal_room.JournalWriter, "_flush", 1)
+        fails_from(patched, journal_room.JournalWriter, "_write", 1)
         with pytest.warns(RuntimeWarning, match="incomplete from the start"):
             fit(model, RISING[:40], [callback])
     fit(model, RISING[40:], [callback])
