@@ -83,6 +83,25 @@ def on_every_replica(
     tf.distribute.get_replica_context().merge_call(across, args=(fn, values, *condition))
 
 
+@contextlib.contextmanager
+def read_once(variables: Sequence[tf.Variable]) -> Iterator[None]:
+    """Let some variables be read here, and not anew wherever they are used while something is traced.
+
+    What stands in a condition waits for it. Adam alone reads its step counter and learning rate for every variable,
+    and computes the same few scalars from them each time; read outside, they are recognised as the same. On one
+    replica only. Uses how TensorFlow keeps the value of a variable with a `caching_device`.
+    """
+    if replicas() > 1:
+        variables = ()
+    for variable in variables:
+        variable._cached_value = tf.identity(variable)  # noqa: SLF001
+    try:
+        yield
+    finally:
+        for variable in variables:
+            variable._cached_value = None  # noqa: SLF001
+
+
 def _choose(finite: Any, apply: Callable[[], Any], undo: Callable[[], Any]) -> None:
     """Call `apply` where `finite` is true or None, else `undo`."""
     if finite is None:

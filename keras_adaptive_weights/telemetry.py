@@ -65,6 +65,7 @@ class Telemetry:
         self._loss = loss
         self._rows = int(steps_per_execution)
         self.names = tuple(loss.terms) if isinstance(loss, CompositeLoss) else ()
+        self._columns = {name: column for column, name in enumerate(self.names, _FIXED_COLUMNS)}
         self.active: tuple[str, ...] = ()
         self.terms: dict[str, Any] = {}
         self.variable_names: list[str] = []
@@ -142,11 +143,10 @@ class Telemetry:
 
     def _row(self, row: list[float]) -> StepRow:
         count, total, norm, dampening, bad, routine = row[:_FIXED_COLUMNS]
-        terms = dict(zip(self.names, row[_FIXED_COLUMNS:], strict=False))
         shares = row[_FIXED_COLUMNS + len(self.names) :]
         return StepRow(
             number=int(count),
-            terms={name: value for name, value in terms.items() if name in self.active},
+            terms={name: row[column] for name, column in self._columns.items() if name in self.active},
             total=total,
             gradient_norm=norm,
             dampening=dampening,

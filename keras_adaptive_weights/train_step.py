@@ -21,6 +21,7 @@ from keras_adaptive_weights.distribution import (
     mean_over_replicas,
     on_every_replica,
     once,
+    read_once,
     several_workers,
     sum_gradients,
 )
@@ -149,6 +150,8 @@ class StableTrainStepMixin:
             if variables:
                 optimizer.apply(gradients, variables)
 
+        shared = [] if scaling or not tf.inside_function() else _shared_by_all_variables(optimizer)
+
         def commit() -> None:
             if not scaling:
                 apply()
@@ -157,7 +160,8 @@ class StableTrainStepMixin:
 
         if scaling:  # it has a condition of its own, and must see overflown gradients to lower its scale
             on_every_replica(apply, optimizer)
-        on_every_replica(commit, optimizer, finite=finite, otherwise=before)
+        with read_once(shared):
+            on_every_replica(commit, optimizer, finite=finite, otherwise=before)
         size, zero = _batch_size(x), tf.zeros_like(measured.total)
         self._loss_tracker.update_state(
             tf.where(finite, measured.total, zero), sample_weight=tf.where(finite, size, tf.zeros_like(size))
@@ -212,7 +216,7 @@ class StableTrainStepMixin:
         self, total: Any, norm: Any, dampening: Any, finite: Any, bad: Any, requests: Any, *terms: Any
     ) -> None:
         """Record the step, once per worker."""
-        self._track_total(total, finite)
+        self._track_total(total, dampening, finite)
         scaling = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
         routine = tf.math.is_finite(total) if scaling else False
         named = dict(zip(self._telemetry.active, terms, strict=True))
@@ -267,25 +271,20 @@ class StableTrainStepMixin:
         """Return the factor that takes a spike down to the threshold, and 1.0 for any other total."""
         if not isinstance(self.loss, CompositeLoss) or self.loss.max_loss_spike_threshold is None:
             return tf.ones_like(total)
-        limit = tf.cast(self._spike_limit(*tf.unstack(self.loss.total_average)), total.dtype)
+        average, steps = tf.unstack(self.loss.total_average)
+        known = tf.logical_and(steps >= _MIN_STEPS_BEFORE_DAMPENING, average > 0.0)
+        limit = tf.cast(tf.where(known, self.loss.max_loss_spike_threshold * average, np.inf), total.dtype)
         spike = tf.logical_and(total > limit, tf.math.is_finite(total))
         return tf.stop_gradient(tf.where(spike, limit / total, tf.ones_like(total)))
 
-    def _spike_limit(self, average: Any, steps: Any) -> Any:
-        """Return what a total is scaled down to; infinity while there is nothing to compare it with."""
-        known = tf.logical_and(steps >= _MIN_STEPS_BEFORE_DAMPENING, average > 0.0)
-        return tf.where(known, self.loss.max_loss_spike_threshold * average, np.inf)
-
-    def _track_total(self, total: Any, finite: Any) -> None:
-        """Take a finite total into its recent mean, a spike no further than the threshold."""
+    def _track_total(self, total: Any, dampening: Any, finite: Any) -> None:
+        """Take a finite total into its recent mean, a spike as far as it counted."""
         if not isinstance(self.loss, CompositeLoss) or self.loss.max_loss_spike_threshold is None:
             return
-        before = tf.convert_to_tensor(self.loss.total_average)
-        average, steps = tf.unstack(before)
-        total = tf.minimum(tf.cast(total, average.dtype), self._spike_limit(average, steps))
+        average, steps = tf.unstack(self.loss.total_average)
         rate = tf.maximum(self.loss.loss_smoothing_factor, 1.0 / (steps + 1.0))
-        change = tf.stack([rate * (total - average), tf.ones_like(steps)])
-        self.loss.total_average.assign(tf.where(finite, before + change, before))
+        change = tf.stack([rate * (tf.cast(total * dampening, average.dtype) - average), tf.ones_like(steps)])
+        self.loss.total_average.assign_add(tf.where(finite, change, tf.zeros_like(change)))
 
 
 @keras.saving.register_keras_serializable(package="keras_adaptive_weights")
@@ -297,6 +296,12 @@ class StableModel(StableTrainStepMixin, keras.Model):
     >>> inputs = keras.Input((4,))
     >>> model = StableModel(inputs, keras.layers.Dense(1)(inputs))
     """
+
+
+def _shared_by_all_variables(optimizer: Any) -> list[Any]:
+    """Return what an optimizer reads anew for every variable that it updates: its step counter and learning rate."""
+    read = (optimizer.iterations, optimizer._learning_rate)  # noqa: SLF001 - `learning_rate` would call a schedule
+    return [variable.value for variable in read if isinstance(variable, keras.Variable)]
 
 
 def _is_overridden(model: keras.Model, name: str) -> bool:
