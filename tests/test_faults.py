@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import itertools
 import json
 import math
@@ -80,6 +81,48 @@ def test_after_an_interrupt_the_record_is_whole_and_training_goes_on(error, ours
     assert steps_of(tmp_path) == list(range(1, 81))
     assert outcome(callback.decisions) == outcome(undisturbed().decisions)
     assert outcome(kaw.read_journal(file_of(tmp_path)).events) == outcome(callback.decisions)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("user code"), KeyboardInterrupt()], ids=["exception", "ctrl-c"])
+@pytest.mark.parametrize("how", ["list", "callback list", "by position"])
+def test_after_an_interrupt_the_record_is_closed_at_once(error, how, tmp_path):
+    """It must not look alive for as long as the process, a notebook perhaps, goes on."""
+    callback, model = kaw.AdaptiveMelWeightCallback(log_dir=tmp_path), make_model()
+    callbacks = [callback, Bomb(30, error)]
+    if how == "callback list":
+        callbacks = keras.callbacks.CallbackList(callbacks, model=model)
+    arguments = (4, 1, 0, callbacks) if how == "by position" else ()
+    named = {} if arguments else {"batch_size": 4, "verbose": 0, "callbacks": callbacks}
+    with pytest.raises(type(error)) as caught:
+        model.fit(np.ones((200, 2), "float32"), np.ones((200, 1), "float32"), *arguments, **named)
+    assert caught.value is error
+    last = json.loads(file_of(tmp_path).read_text().splitlines()[-1])
+    assert last["kind"] == "end"
+    assert steps_of(tmp_path) == list(range(1, 31))
+    assert not [thread for thread in threading.enumerate() if "_flush_regularly" in thread.name]
+    callback.emergency_disable("too late for the record")  # and harmless
+    assert json.loads(file_of(tmp_path).read_text().splitlines()[-1]) == last
+
+
+def test_an_error_while_the_record_is_closed_does_not_hide_the_first(tmp_path, monkeypatch):
+    callback = kaw.AdaptiveMelWeightCallback(log_dir=tmp_path)
+
+    class Spoil(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            monkeypatch.setattr(callback, "_catch_up", lambda: 1 / 0)
+
+    with pytest.raises(RuntimeError, match="user code"):
+        fit(make_model(), [1.0] * 3, [callback, Spoil(), Bomb(1, RuntimeError("user code"))])
+
+
+def test_fit_looks_like_keras_s(tmp_path):
+    """The signature is Keras's, and a model that was loaded fits as before."""
+    assert inspect.signature(kaw.StableModel.fit) == inspect.signature(keras.Model.fit)
+    model = make_model()
+    fit(model, RISING[:3], [])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", custom_objects={"error_to_target": error_to_target})
+    assert fit(loaded, RISING[:3], []).history["skipped_steps"] == [0.0]
 
 
 SCRIPT = """

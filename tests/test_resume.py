@@ -15,7 +15,7 @@ from test_callback import QUICK, RISING, fit, make_model
 
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights import controller
-from keras_adaptive_weights.continuation import let_go
+from keras_adaptive_weights.continuation import _AGAIN, LostDisable, let_go, lost_disable
 from keras_adaptive_weights.controller_state import ControllerState, initial_state
 from keras_adaptive_weights.journal import Header, JournalWriter
 from keras_adaptive_weights.journal_index import JournalIndex
@@ -236,11 +236,82 @@ def test_a_request_at_the_restore_point_counts_if_it_came_before_the_save(asked_
     if not asked_after_the_save:
         saved = first.save()
     first.train(1.0).die()
-    with caplog.at_level(logging.WARNING, "keras_adaptive_weights"):
-        Run(tmp_path, state=saved).die()
+    Run(tmp_path, state=saved).die()
     events = kaw.read_journal(first.path).events
     assert [event.note for event in events] == ([] if asked_after_the_save else ["operator heard clipping"])
+    with caplog.at_level(logging.WARNING, "keras_adaptive_weights"):
+        lost = lost_disable(first.path, saved.step)
+    assert lost == (LostDisable(20, f"operator heard clipping{_AGAIN}") if asked_after_the_save else None)
     assert ("disabled by hand at step 20 (operator heard clipping)" in caplog.text) == asked_after_the_save
+
+
+def disable(run, note="operator"):
+    return run.ask(controller.disable, note)
+
+
+def enable(run, note="operator"):
+    return run.ask(lambda state, note: controller.enable(QUICK, state, note), note)
+
+
+@pytest.mark.parametrize(
+    ("lives", "expected"),
+    [
+        ([lambda run: disable(run.train(*[1.0] * 5))], 25),
+        ([lambda run: enable(disable(run.train(*[1.0] * 5)).train(1.0))], None),
+        ([lambda run: disable(enable(disable(run.train(1.0)).train(1.0)).train(1.0))], 23),
+        ([lambda run: disable(run.train(*[1.0] * 5)), lambda run: run.train(1.0)], 25),
+        ([lambda run: disable(run.train(*[1.0] * 5)), lambda run: enable(run.train(1.0))], None),
+        ([lambda run: disable(run.train(*[1.0] * 5)), lambda run: enable(run.train(1.0)).save()], None),
+        ([lambda run: disable(run.train(*[1.0] * 5)), lambda run: run.train(*[1.0] * 2).save()], 25),
+        ([lambda run: disable(run.train(*[1.0] * 5)), lambda run: disable(run.train(*[1.0] * 5)).save()], None),
+        ([lambda run: run.ask(controller.reset).train(1.0)], None),
+    ],
+)
+def test_the_last_word_of_the_operator_counts_over_any_number_of_kills(lives, expected, tmp_path):
+    """Each life begins at the last state that was saved, first at step 20, and ends with a kill."""
+    run = Run(tmp_path).train(*RISING[:20])
+    saved = run.save()
+    for number, live in enumerate(lives):
+        if number:
+            run = Run(tmp_path, state=saved)
+        done = live(run)
+        saved = saved if done is run else done
+        run.die()
+    run = Run(tmp_path, state=saved)
+    lost = lost_disable(run.path, saved.step)
+    run.die()
+    assert (lost and lost.step) == expected
+
+
+def test_a_disable_that_a_kill_swallowed_is_carried_out_when_its_step_comes_again(tmp_path):
+    """So the resumed run equals one that was never killed, of which the first part here is a piece."""
+
+    def train(steps, *more):
+        model = make_model()
+        ours = kaw.AdaptiveMelWeightCallback(log_dir=tmp_path / "run")
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+        fit(model, RISING[:steps], [ours, backup, *(make(ours) for make in more)], epochs=2)
+        return model, ours
+
+    class Operator(keras.callbacks.Callback):
+        def __init__(self, ours):
+            super().__init__()
+            self._ours = ours
+
+        def on_train_batch_begin(self, batch, logs=None):
+            if self.model.loss.adaptive_weights["mel_loss"].step_count == 60:
+                self._ours.emergency_disable("operator heard clipping")
+
+    with pytest.raises(DiedError):
+        train(40, Operator, lambda ours: Mortal(70))
+    model, ours = train(40)
+    (event,) = [event for event in ours.decisions if event.action is kaw.Action.DISABLE]
+    assert (event.step, event.note) == (60, f"operator heard clipping{_AGAIN}")
+    weight = model.loss.adaptive_weights["mel_loss"]
+    assert (weight.step_count, weight.enabled, float(weight.variable)) == (80, False, 2.5)
+    journal = kaw.read_journal(tmp_path / "run" / "adaptive_weights" / "journal.jsonl")
+    assert journal.headers[-1].state["step"] == 40
+    assert journal.events[-1] == event
 
 
 def test_going_on_in_the_same_process_takes_nothing_back(tmp_path):
