@@ -283,35 +283,56 @@ def test_the_last_word_of_the_operator_counts_over_any_number_of_kills(lives, ex
     assert (lost and lost.step) == expected
 
 
-def test_a_disable_that_a_kill_swallowed_is_carried_out_when_its_step_comes_again(tmp_path):
-    """So the resumed run equals one that was never killed, of which the first part here is a piece."""
+class Operator(keras.callbacks.Callback):
+    """Disables after one step, and dies after another, before the epoch is saved."""
 
-    def train(steps, *more):
+    def __init__(self, ours, asks, dies):
+        super().__init__()
+        self._ours, self._asks, self._dies = ours, asks, dies
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = self.model.loss.adaptive_weights["mel_loss"].step_count
+        if step == self._asks:
+            self._ours.emergency_disable("operator heard clipping")
+        if step == self._dies:
+            raise DiedError
+
+
+@pytest.mark.parametrize(("asks", "dies"), [(60, 70), (41, 41), (80, 80)], ids=["within", "at once", "at the end"])
+def test_a_disable_that_a_kill_swallowed_is_carried_out_when_its_step_comes_again(asks, dies, tmp_path):
+    """So the resumed run equals one that was never killed."""
+
+    def train(*, again):
         model = make_model()
         ours = kaw.AdaptiveMelWeightCallback(log_dir=tmp_path / "run")
         backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
-        fit(model, RISING[:steps], [ours, backup, *(make(ours) for make in more)], epochs=2)
+        fit(model, RISING[:40], [ours, backup, *([] if again else [Operator(ours, asks, dies)])], epochs=2)
         return model, ours
 
-    class Operator(keras.callbacks.Callback):
-        def __init__(self, ours):
-            super().__init__()
-            self._ours = ours
-
-        def on_train_batch_begin(self, batch, logs=None):
-            if self.model.loss.adaptive_weights["mel_loss"].step_count == 60:
-                self._ours.emergency_disable("operator heard clipping")
-
     with pytest.raises(DiedError):
-        train(40, Operator, lambda ours: Mortal(70))
-    model, ours = train(40)
+        train(again=False)
+    model, ours = train(again=True)
     (event,) = [event for event in ours.decisions if event.action is kaw.Action.DISABLE]
-    assert (event.step, event.note) == (60, f"operator heard clipping{_AGAIN}")
+    assert (event.step, event.note) == (asks, f"operator heard clipping{_AGAIN}")
     weight = model.loss.adaptive_weights["mel_loss"]
     assert (weight.step_count, weight.enabled, float(weight.variable)) == (80, False, 2.5)
     journal = kaw.read_journal(tmp_path / "run" / "adaptive_weights" / "journal.jsonl")
     assert journal.headers[-1].state["step"] == 40
     assert journal.events[-1] == event
+
+
+def test_a_disable_that_the_script_repeats_itself_is_in_the_record_once(tmp_path):
+    def train(dies):
+        model = make_model()
+        ours = kaw.AdaptiveMelWeightCallback(log_dir=tmp_path / "run")
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+        fit(model, RISING[:40], [ours, backup, Operator(ours, 60, dies)], epochs=2)
+        return ours
+
+    with pytest.raises(DiedError):
+        train(70)
+    (event,) = train(0).decisions
+    assert (event.step, event.note) == (60, "operator heard clipping")
 
 
 def test_going_on_in_the_same_process_takes_nothing_back(tmp_path):
