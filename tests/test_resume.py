@@ -264,6 +264,7 @@ def enable(run, note="operator"):
         ([lambda run: disable(run.train(*[1.0] * 5)), lambda run: enable(run.train(1.0)).save()], None),
         ([lambda run: disable(run.train(*[1.0] * 5)), lambda run: run.train(*[1.0] * 2).save()], 25),
         ([lambda run: disable(run.train(*[1.0] * 5)), lambda run: disable(run.train(*[1.0] * 5)).save()], None),
+        ([lambda run: disable(run.train(*[1.0] * 5)), lambda run: run.train(*[1.0] * 9).save()], None),
         ([lambda run: run.ask(controller.reset).train(1.0)], None),
     ],
 )
