@@ -187,7 +187,7 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         try:
             recovery = self._guard.look(seen)
         except TrainingStopped:
-            self._detach()  # nobody calls on_train_end after an exception
+            self._detach(interrupted=True)  # nobody calls on_train_end after an exception
             raise
         if recovery is not None:
             for weight in self.model.loss.adaptive_weights.values():
@@ -202,7 +202,7 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
     def on_train_interrupted(self) -> None:
         """Close the record where an exception ended `fit`: called by the mixin, as Keras does not."""
         with contextlib.suppress(Exception):  # the one that ended `fit` is the one to be seen
-            self._detach()
+            self._detach(interrupted=True)
 
     def _begin(self, weight: AdaptiveWeight) -> None:
         weight.variable.assign(weight.weight)  # an interrupt may have come between the decision and the variable
@@ -326,22 +326,22 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         )
         return [RunRecord(folder, openers), *observers]
 
-    def _detach(self) -> None:
+    def _detach(self, *, interrupted: bool = False) -> None:
         """End the record with the last step that was taken, and let the weight go."""
         if self._weight is not None and self._attached:
             with contextlib.suppress(AttributeError):  # the model was compiled anew: it has no telemetry
                 self._catch_up()
             self._weight.before_saving(None)
-        self._close()
+        self._close(interrupted=interrupted)
 
-    def _close(self) -> None:
+    def _close(self, *, interrupted: bool = False) -> None:
         """Close the record. Also called at the end of a process whose `fit` was ended by an exception."""
         atexit.unregister(self._close)
         for observer in self._attached:
             if self._weight is not None:
                 self._weight.unsubscribe(observer)
             if isinstance(observer, RunRecord):
-                observer.close()
+                observer.close(interrupted=interrupted)
         self._attached.clear()
         self._control = None
 

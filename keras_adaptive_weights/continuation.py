@@ -10,8 +10,8 @@ What was asked for by hand on the steps that were lost is lost with them, except
 run disables it again when it comes to that step, as the run would have had it if it had not been killed (see
 `lost_disable`).
 
-A run that was killed before its first checkpoint cannot be resumed, and the same script starts another run: then the
-whole journal is moved aside. A journal of any other run is refused.
+A run that was killed, or ended by an exception, before its first checkpoint cannot be resumed, and the same script
+starts another run: then the whole journal is moved aside. A journal of any other run is refused.
 """
 
 from __future__ import annotations
@@ -170,10 +170,12 @@ def _another_run(path: Path, owner: object, run: str) -> ValueError:
 
 
 def _may_be_resumed(file: BinaryIO) -> bool:
-    """Whether the run was ever saved, resumed or ended in an orderly way, so that a checkpoint may exist."""
+    """Whether the run was ever saved or resumed, or came to its end, so that a checkpoint may exist."""
     file.seek(0)
     for line in file:
-        if line.startswith((b'{"kind": "saved"', b'{"kind": "end"')):
+        if line.startswith(b'{"kind": "saved"'):
+            return True
+        if line.startswith(b'{"kind": "end"') and not (_values(line) or {}).get("interrupted"):
             return True
         if line.startswith(_HEADER) and int((_values(line) or {"state": {"step": 0}})["state"]["step"]):
             return True
@@ -244,7 +246,7 @@ def _take_back(file: BinaryIO, path: Path, keep: int, header: Header, header_lin
     if keep:
         _logger.info("The run goes on from step %d; what it had recorded after that is now in %s.", step, to)
     else:
-        _logger.info("A run that was killed before its first checkpoint is now in %s; a new run begins.", to)
+        _logger.info("A run that ended before its first checkpoint is now in %s; a new run begins.", to)
 
 
 class LostDisable(NamedTuple):

@@ -363,6 +363,28 @@ def test_a_start_that_died_in_its_first_line_is_moved_aside(tmp_path):
     assert run.steps == 1
 
 
+@pytest.mark.parametrize("error", [RuntimeError("user code"), KeyboardInterrupt()], ids=["exception", "ctrl-c"])
+def test_a_run_that_an_exception_ended_before_its_first_checkpoint_may_be_started_again(error, tmp_path):
+    """By the same script, as after a kill; one that came to its end is refused, as before."""
+
+    class Bomb(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 29:
+                raise error
+
+    def train(*more):
+        fit(make_model(), RISING, [kaw.AdaptiveMelWeightCallback(log_dir=tmp_path), *more])
+
+    with pytest.raises(type(error)):
+        train(Bomb())
+    train()
+    assert verify.check_journal(tmp_path) == 80
+    assert verify.check_abandoned(tmp_path) == 1
+    assert verify.check_event_files(tmp_path)["mel_weight"][0] == 1
+    with pytest.raises(ValueError, match="belongs to another run"):
+        train()
+
+
 @pytest.mark.parametrize("why", ["saved", "ended", "resumed", "not ours"])
 def test_a_run_that_may_be_resumed_is_not_moved_aside(why, tmp_path):
     first = Run(tmp_path).train(*RISING[:20])
