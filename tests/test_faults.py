@@ -21,8 +21,9 @@ from collections import deque
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from test_callback import QUICK, RISING, error_to_target, fit, make_model
-from test_train_step import batches, values_of
+from test_train_step import batches, make_loss, values_of
 from test_train_step import fit as fit_batches
 from test_train_step import make_model as make_training_model
 
@@ -403,6 +404,28 @@ def test_a_smaller_last_batch_counts_by_its_samples():
     assert history.history["loss"] == [pytest.approx(3.5 * 12.0 / 9.0)]
     assert callback.get_stability_metrics()["step_count"] == 3
     assert callback.get_stability_metrics()["running_mel_loss"] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("mode", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=str)
+def test_a_layer_that_divides_by_zero_leaves_no_trace_and_is_in_the_journal(mode, tmp_path):
+    """A layer divides by the mean of its inputs: a batch of zeros makes 0 / 0, and poisons the statistics after it."""
+    found = {}
+    for name in ("clean", "with zeros"):
+        keras.utils.set_random_seed(5)
+        inputs = keras.Input((4,))
+        scaled = keras.layers.Lambda(lambda x: x / tf.reduce_mean(tf.abs(x), axis=-1, keepdims=True))(inputs)
+        hidden = keras.layers.BatchNormalization()(scaled)
+        model = kaw.StableModel(inputs, keras.layers.Dense(3)(hidden))
+        model.compile(optimizer=keras.optimizers.Adam(0.01), loss=make_loss(), **mode)
+        data = batches(12)
+        if name == "with zeros":
+            data.insert(7, (np.zeros_like(data[0][0]), data[0][1]))
+        fit_batches(model, data, callbacks=[kaw.AdaptiveMelWeightCallback(log_dir=tmp_path / name)])
+        found[name] = values_of(model)
+    for one, other in zip(found["clean"].values(), found["with zeros"].values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    seen = kaw.read_journal(file_of(tmp_path / "with zeros")).observations
+    assert [(o.step, o.non_finite) for o in seen if not o.applied] == [(8, "mel_loss")]
 
 
 @pytest.mark.parametrize("mode", [{}, {"jit_compile": True}])
