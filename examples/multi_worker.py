@@ -202,14 +202,20 @@ def data() -> object:
 def shared_backup(folder: Path, *, chief: bool) -> object:
     """Return a BackupAndRestore that every worker reads, and only the chief writes.
 
-    With a backup each, workers that are killed between two of them would go on from different epochs.
+    With a backup each, workers that are killed between two of them would go on from different epochs. The files are
+    put in place when they are whole: a chief that is killed while it writes them leaves the ones before.
     """
     import keras
 
     class SharedBackup(keras.callbacks.BackupAndRestore):
         def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-            if chief:
-                super().on_epoch_end(epoch, logs)
+            if not chief:
+                return
+            scratch = keras.callbacks.BackupAndRestore(str(folder / "unfinished"))
+            scratch.set_model(self.model)
+            scratch.on_epoch_end(epoch, logs)
+            for name in ("latest.weights.h5", "training_metadata.json"):
+                (folder / "unfinished" / name).replace(folder / name)
 
         def on_train_end(self, logs: dict | None = None) -> None:
             if chief:

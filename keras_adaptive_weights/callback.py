@@ -15,6 +15,7 @@ import keras
 from keras_adaptive_weights.adaptive_weight import AdaptiveWeight
 from keras_adaptive_weights.checkpoints import callbacks_of_this_fit
 from keras_adaptive_weights.config import check_bool, check_number
+from keras_adaptive_weights.continuation import LostDisable, lost_disable
 from keras_adaptive_weights.control import CONTROL, ControlFile
 from keras_adaptive_weights.controller_state import adaptive_weight_metrics, stability_metrics
 from keras_adaptive_weights.decision import Decision, Observation
@@ -59,7 +60,7 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
     Raises:
         TypeError: An argument of the wrong type.
         ValueError: An argument outside its bounds; at the start of `fit`: a model without the mixin, a loss without the
-            term, a term with a fixed weight, a log dir of another run.
+            term, a term with a fixed weight, a log dir of another run or callback, two callbacks for one term.
         TrainingStopped: From `fit`, see `max_consecutive_skips`.
 
     Example:
@@ -120,6 +121,7 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         self._asked: deque[tuple[str, str]] = deque()
         self._workers: WorkerRequests | None = None
         self._begun = False
+        self._lost: LostDisable | None = None
 
     @property
     def decisions(self) -> list[Decision]:
@@ -158,7 +160,9 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         weight = self._find_weight()
         several = several_workers(self.model.distribute_strategy)
         self._workers = WorkerRequests(self.term, self._asked) if several else None
-        self._guard = Guard(self.model, self.recovery, self.max_consecutive_skips, callbacks_of_this_fit())
+        callbacks = callbacks_of_this_fit()
+        self._refuse_twins(callbacks)
+        self._guard = Guard(self.model, self.recovery, self.max_consecutive_skips, callbacks)
         self._weight = weight
         self._read = self.model.telemetry.count
 
@@ -167,6 +171,7 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         del batch, logs
         if self._weight is not None and not self._begun:
             self._begin(self._weight)
+        self._disable_again()
         if self._workers is not None:
             self._workers.pass_on(self.model.telemetry)
 
@@ -182,7 +187,7 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         try:
             recovery = self._guard.look(seen)
         except TrainingStopped:
-            self._detach()  # nobody calls on_train_end after an exception
+            self._detach(interrupted=True)  # nobody calls on_train_end after an exception
             raise
         if recovery is not None:
             for weight in self.model.loss.adaptive_weights.values():
@@ -191,7 +196,13 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Close the record."""
         del logs
+        self._disable_again()
         self._detach()
+
+    def on_train_interrupted(self) -> None:
+        """Close the record where an exception ended `fit`: called by the mixin, as Keras does not."""
+        with contextlib.suppress(Exception):  # the one that ended `fit` is the one to be seen
+            self._detach(interrupted=True)
 
     def _begin(self, weight: AdaptiveWeight) -> None:
         weight.variable.assign(weight.weight)  # an interrupt may have come between the decision and the variable
@@ -202,6 +213,8 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
             weight.subscribe(observer)
         if self.remote_control and (folder := self._folder) is not None:
             self._control = ControlFile(folder / CONTROL, weight.run)
+        if (folder := self._folder) is not None:
+            self._lost = lost_disable(folder / "journal.jsonl", weight.step_count)
         self._begun = True
         self._serve(weight)
 
@@ -237,6 +250,35 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
             with contextlib.suppress(IndexError):  # another thread was faster
                 name, note = self._asked.popleft()
                 getattr(weight, name)(note)
+
+    def _disable_again(self) -> None:
+        """Disable as by hand where the run before it was killed and resumed was, when that step has come again."""
+        if self._lost is None or self._weight is None:
+            return
+        ahead = self.model.steps_per_execution if self._workers is not None else 0  # it travels with an execution
+        if self._weight.step_count + ahead >= self._lost.step:
+            note, self._lost = self._lost.note, None
+            if not self._weight.state.disabled:
+                self._ask("disable", note)
+
+    def _refuse_twins(self, callbacks: Sequence[keras.callbacks.Callback]) -> None:
+        """Refuse another callback of this `fit` for the same term, or with the same folder."""
+        for other in callbacks:
+            if other is self or not isinstance(other, AdaptiveWeightCallback):
+                continue
+            if other.term == self.term:
+                raise ValueError(
+                    f"{type(self).__name__}: argument `term` must be another one for each callback of a fit, or each "
+                    f"step is counted twice. Received: term={self.term!r} in two callbacks. Leave one out."
+                )
+            if self.log_dir is None or other.log_dir is None:
+                continue
+            if self.log_dir.resolve() == other.log_dir.resolve():
+                raise ValueError(
+                    f"{type(self).__name__}: argument `log_dir` must be another folder for each callback of a fit. "
+                    f"Received: log_dir={os.fspath(self.log_dir)!r} for {self.term!r} and {other.term!r}. Write "
+                    f"`log_dir={os.fspath(self.log_dir / self.term)!r}` and so on: TensorBoard finds all of them."
+                )
 
     def _find_weight(self) -> AdaptiveWeight:
         owner, model = type(self).__name__, self.model
@@ -284,22 +326,22 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         )
         return [RunRecord(folder, openers), *observers]
 
-    def _detach(self) -> None:
+    def _detach(self, *, interrupted: bool = False) -> None:
         """End the record with the last step that was taken, and let the weight go."""
         if self._weight is not None and self._attached:
             with contextlib.suppress(AttributeError):  # the model was compiled anew: it has no telemetry
                 self._catch_up()
             self._weight.before_saving(None)
-        self._close()
+        self._close(interrupted=interrupted)
 
-    def _close(self) -> None:
+    def _close(self, *, interrupted: bool = False) -> None:
         """Close the record. Also called at the end of a process whose `fit` was ended by an exception."""
         atexit.unregister(self._close)
         for observer in self._attached:
             if self._weight is not None:
                 self._weight.unsubscribe(observer)
             if isinstance(observer, RunRecord):
-                observer.close()
+                observer.close(interrupted=interrupted)
         self._attached.clear()
         self._control = None
 

@@ -6,13 +6,16 @@ after it to a file in `abandoned/` beside the journal (itself a whole journal, b
 cuts them off. A last line that was cut short by the kill goes with them. The copy is on disk before the cut is made, so
 a second kill in between leaves the lines in both places rather than in none.
 
-A run that was killed before its first checkpoint cannot be resumed, and the same script starts another run: then the
-whole journal is moved aside. A journal of any other run is refused.
+What was asked for by hand on the steps that were lost is lost with them, except that the weight was disabled: a resumed
+run disables it again when it comes to that step, as the run would have had it if it had not been killed (see
+`lost_disable`).
+
+A run that was killed, or ended by an exception, before its first checkpoint cannot be resumed, and the same script
+starts another run: then the whole journal is moved aside. A journal of any other run is refused.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import logging
@@ -35,6 +38,7 @@ except ImportError:  # Windows has no record locks of this kind
 ABANDONED = "abandoned"
 _STEP = re.compile(rb'\{"kind": "step", "step": (\d+),')
 _HEADER = b'{"kind": "header"'
+_AGAIN = " (again: the run was resumed from before it)"
 _logger = logging.getLogger("keras_adaptive_weights")
 
 
@@ -166,10 +170,12 @@ def _another_run(path: Path, owner: object, run: str) -> ValueError:
 
 
 def _may_be_resumed(file: BinaryIO) -> bool:
-    """Whether the run was ever saved, resumed or ended in an orderly way, so that a checkpoint may exist."""
+    """Whether the run was ever saved or resumed, or came to its end, so that a checkpoint may exist."""
     file.seek(0)
     for line in file:
-        if line.startswith((b'{"kind": "saved"', b'{"kind": "end"')):
+        if line.startswith(b'{"kind": "saved"'):
+            return True
+        if line.startswith(b'{"kind": "end"') and not (_values(line) or {}).get("interrupted"):
             return True
         if line.startswith(_HEADER) and int((_values(line) or {"state": {"step": 0}})["state"]["step"]):
             return True
@@ -240,27 +246,65 @@ def _take_back(file: BinaryIO, path: Path, keep: int, header: Header, header_lin
     if keep:
         _logger.info("The run goes on from step %d; what it had recorded after that is now in %s.", step, to)
     else:
-        _logger.info("A run that was killed before its first checkpoint is now in %s; a new run begins.", to)
-    _warn_of_a_lost_disable(to)
+        _logger.info("A run that ended before its first checkpoint is now in %s; a new run begins.", to)
 
 
-def _warn_of_a_lost_disable(abandoned: Path) -> None:
-    """Say so where an operator's last word came after the checkpoint and was to disable."""
-    last = None
-    with abandoned.open("rb") as file:
-        for line in file:
-            if line.startswith(b'{"kind": "event"') and line.endswith(b"\n"):
-                with contextlib.suppress(KeyError, ValueError, TypeError):
-                    decision = Decision.from_dict(_values(line) or {})
-                    if decision.by_hand and decision.action in (Action.DISABLE, Action.ENABLE):
-                        last = decision
-    if last is not None and last.action is Action.DISABLE:
-        _logger.warning(
-            "The weight was disabled by hand at step %d (%s), after the checkpoint that the run goes on from: it is "
-            "not disabled now. Call `emergency_disable` again if it should be.",
-            last.step,
-            last.note or "no note",
-        )
+class LostDisable(NamedTuple):
+    """A disable by hand that a resumed run has yet to repeat: after which step, and the note for the record."""
+
+    step: int
+    note: str
+
+
+def lost_disable(path: Path, step: int) -> LostDisable | None:
+    """Return the operator's last word, where that was to disable and came after the restore point; and log it.
+
+    Args:
+        path: The journal, whose lost lines were moved aside already.
+        step: Step that the run goes on from.
+    """
+    abandoned = sorted((path.parent / ABANDONED).glob(f"*{path.suffix}"))
+    lost = max((word for file in abandoned for word in _words(file)), key=lambda word: word.time, default=None)
+    if lost is None or lost.action is not Action.DISABLE or lost.step < step:
+        return None
+    if any(word.time >= lost.time for word in _words(path)):
+        return None
+    _logger.warning(
+        "The weight was disabled by hand at step %d (%s), after step %d, from which the run goes on: it will be "
+        "disabled again at that step. Call `emergency_disable` to have it disabled now.",
+        lost.step,
+        lost.note or "no note",
+        step,
+    )
+    return LostDisable(lost.step, f"{lost.note.removesuffix(_AGAIN)}{_AGAIN}")
+
+
+class _Word(NamedTuple):
+    """A disable or enable by hand: when it was, and the decision."""
+
+    time: float
+    step: int
+    action: Action
+    note: str
+
+
+def _words(path: Path) -> list[_Word]:
+    """Return what was disabled and enabled by hand in a journal; none where it cannot be read."""
+    words = []
+    try:
+        with path.open("rb") as file:
+            lines = [line for line in file if line.startswith(b'{"kind": "event"') and line.endswith(b"\n")]
+    except OSError:
+        return []
+    for line in lines:
+        try:
+            values = _values(line) or {}
+            decision, time = Decision.from_dict(values), float(values["wall_time"])
+        except (KeyError, ValueError, TypeError):
+            continue
+        if decision.by_hand and decision.action in (Action.DISABLE, Action.ENABLE):
+            words.append(_Word(time, decision.step, decision.action, decision.note))
+    return words
 
 
 def _values(line: bytes) -> dict[str, Any] | None:

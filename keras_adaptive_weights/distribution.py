@@ -168,6 +168,22 @@ def is_chief(strategy: Any) -> bool:
     return bool(strategy.extended.should_save_summary)
 
 
+def on_any_worker(strategy: Any, holds: bool) -> bool:
+    """Return whether something holds on any worker, which takes several of them some milliseconds.
+
+    What is only known on one worker (the batch statistics of its replicas, say) must not set it apart from the others.
+    All workers must ask, after the same step, or they wait for each other for ever.
+    """
+    if not several_workers(strategy):
+        return holds
+
+    def count(value: Any) -> Any:
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+    found = strategy.run(count, args=(tf.constant(float(holds)),))
+    return bool(strategy.experimental_local_results(found)[0] > 0.0)
+
+
 def check_steps_per_execution(strategy: Any, model: Any) -> None:
     """Refuse several steps per execution over replicas: Keras's loop over them fails in plain Keras, too.
 

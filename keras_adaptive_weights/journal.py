@@ -10,7 +10,7 @@ Six kinds of lines, told apart by `kind`, which comes first:
 - `event`: the whole `Decision` where it was anything but a HOLD, its `advice` and `wall_time`.
 - `block`: a summary of the last 256 steps (see `journal_blocks`), for whoever wants an overview only.
 - `saved`: the model was saved at this `step`, to a checkpoint from which the run may be resumed.
-- `end`: the writer was closed in an orderly way.
+- `end`: the writer was closed in an orderly way; with `interrupted`, because an exception ended `fit`.
 
 The steps of a journal are consecutive also where the run was killed and resumed: see `continuation`.
 
@@ -182,7 +182,7 @@ class JournalWriter:
         except OSError as error:
             self._failure = error
 
-    def close(self) -> None:
+    def close(self, *, interrupted: bool = False) -> None:
         """Write what is pending and close the file. Harmless if called twice."""
         if self._closed.is_set():
             return
@@ -190,7 +190,7 @@ class JournalWriter:
         let_go(self._path, self)
         self._flusher.join()
         try:
-            self._flush({"kind": "end", "wall_time": self._clock()})
+            self._flush({"kind": "end", "wall_time": self._clock(), **({"interrupted": True} if interrupted else {})})
         finally:
             self._file.close()
 

@@ -19,8 +19,8 @@ class Writer(DecisionObserver, Protocol):
     def note_save(self, step: int) -> None:
         """Write what is pending: the model is being saved."""
 
-    def close(self) -> None:
-        """Write what is pending and close the file."""
+    def close(self, *, interrupted: bool = False) -> None:
+        """Write what is pending and close the file; `interrupted` where an exception ended the training."""
 
 
 class RunRecord:
@@ -64,11 +64,11 @@ class RunRecord:
             with contextlib.suppress(Exception):  # the next `observe` fails too, and says so
                 writer.note_save(step)
 
-    def close(self) -> None:
+    def close(self, *, interrupted: bool = False) -> None:
         """Close the writers. Harmless if called twice."""
         while self._writers:
             try:
-                self._writers.pop().close()
+                self._writers.pop().close(interrupted=interrupted)
             except Exception as error:  # noqa: BLE001 - as above
                 self._warn("at its end", error)
 

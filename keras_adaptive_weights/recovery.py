@@ -16,8 +16,9 @@ import keras
 from keras_adaptive_weights.checkpoints import last_checkpoint
 from keras_adaptive_weights.config import check_number
 from keras_adaptive_weights.decision import Observation, Reason
+from keras_adaptive_weights.distribution import on_any_worker
 from keras_adaptive_weights.health import CALM_STEPS, Health, feed, recovered
-from keras_adaptive_weights.snapshots import FileStore, MemoryStore, Snapshot, SnapshotStore, all_finite, has_schedule
+from keras_adaptive_weights.snapshots import Snapshot, all_finite, has_schedule, make_store
 
 _HORIZON = 200
 _logger = logging.getLogger("keras_adaptive_weights")
@@ -47,8 +48,9 @@ class ModelRecovery:
         learning_rate_factor: Factor on the learning rate at each recovery, in (0, 1]. 1.0: unchanged. A learning rate
             schedule cannot be changed.
         max_recoveries: Recoveries in one `fit`; after them a run of skipped steps ends in `TrainingStopped`.
-        directory: Folder for snapshots as weights files; with several workers one that all of them see. `None`: in
-            host memory.
+        directory: Folder for snapshots as weights files, instead of host memory. With several workers each keeps and
+            restores its own in memory nevertheless, so that none is set apart by a disk, and the chief writes the
+            files for whoever starts again. `None`: in host memory only.
 
     Raises:
         TypeError: An argument of the wrong type.
@@ -120,8 +122,7 @@ class Guard:
         self._horizon = settings.every if settings else _HORIZON
         self._health = Health()
         self._snapshots: list[Snapshot] = []
-        directory = settings.directory if settings else None
-        self._store: SnapshotStore = MemoryStore() if directory is None else FileStore(directory)
+        self._store = make_store(settings.directory if settings else None, model.distribute_strategy)
         self._recoveries = 0
         self._trouble_began = math.inf
         self._warned: set[str] = set()
@@ -182,9 +183,13 @@ class Guard:
             return Reason.RECOVERED_FROM_SKIPS
         if self._health.high >= settings.loss_steps:
             return Reason.RECOVERED_FROM_HIGH_LOSS
-        if look_closely and not all_finite(self._model):  # a ReLU may turn a NaN into a zero
+        if look_closely and self._bad_variables():
             return Reason.RECOVERED_FROM_BAD_VARIABLES
         return None
+
+    def _bad_variables(self) -> bool:
+        """Whether any worker has a number that is not finite: a ReLU may turn a NaN into a zero."""
+        return on_any_worker(self._model.distribute_strategy, not all_finite(self._model))
 
     def _recover(self, settings: ModelRecovery, reason: Reason) -> Recovery | None:
         """Go back to the newest trusted snapshot, if there is one and the number of recoveries allows it."""

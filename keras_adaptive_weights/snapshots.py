@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from keras_adaptive_weights.distribution import is_chief
+from keras_adaptive_weights.distribution import is_chief, several_workers
 from keras_adaptive_weights.losses import CompositeLoss
 
 
@@ -81,13 +82,11 @@ class FileStore:
         self._directory = Path(directory)
 
     def save(self, model: Any, step: int) -> None:
-        """Write the file, whole or not at all; with several workers the chief does.
+        """Write the file, whole or not at all.
 
         Raises:
             OSError: It cannot be written.
         """
-        if not is_chief(model.distribute_strategy):
-            return
         self._directory.mkdir(parents=True, exist_ok=True)
         path = self._path(step)
         unfinished = path.with_name(f"unfinished-{path.name}")
@@ -119,6 +118,59 @@ class FileStore:
 
     def _path(self, step: int) -> Path:
         return self._directory / f"step-{step:09d}.weights.h5"
+
+
+class WorkersStore(MemoryStore):
+    """For several workers: each restores from its own memory, and the chief also writes weights files.
+
+    What one worker failed to write or read would set it apart: it would go back to another step than the others. And
+    where batch statistics are not synchronized, those in the file are the chief's.
+
+    Args:
+        files: Where this worker writes; `None` if it is not the chief.
+    """
+
+    def __init__(self, files: FileStore | None) -> None:
+        super().__init__()
+        self._files = files
+        self._written: set[int] = set()
+        self._warned = False
+
+    def save(self, model: Any, step: int) -> None:
+        """Copy all variables; a file that cannot be written is one warning."""
+        super().save(model, step)
+        if self._files is None:
+            return
+        try:
+            self._files.save(model, step)
+            self._written.add(step)
+        except (OSError, RuntimeError) as error:  # h5py reports some failures as RuntimeError
+            if not self._warned:
+                self._warned = True
+                message = f"ModelRecovery: no file of the snapshot at step {step}, which is kept in memory. {error}"
+                warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+    def drop(self, step: int) -> None:
+        """Free the copies, and remove the file."""
+        super().drop(step)
+        if self._files is not None and step in self._written:
+            self._written.remove(step)
+            self._files.drop(step)
+
+    def where(self, step: int) -> str:
+        """Return the file's name, if there is one."""
+        if self._files is None:
+            return f"step {step}, in a file of the chief's"
+        return self._files.where(step) if step in self._written else super().where(step)
+
+
+def make_store(directory: str | os.PathLike[str] | None, strategy: Any) -> SnapshotStore:
+    """Return where snapshots are kept: in memory, in files, or with several workers in both."""
+    if directory is None:
+        return MemoryStore()
+    if several_workers(strategy):
+        return WorkersStore(FileStore(directory) if is_chief(strategy) else None)
+    return FileStore(directory)
 
 
 def training_variables(model: Any) -> list[Any]:

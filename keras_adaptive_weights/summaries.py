@@ -127,8 +127,9 @@ class TensorBoardObserver:
             with contextlib.suppress(OSError):  # the next `observe` raises it
                 self._writer.flush()
 
-    def close(self) -> None:
+    def close(self, *, interrupted: bool = False) -> None:
         """Write what is pending and close the file. Harmless if called twice."""
+        del interrupted
         if not self._closed:
             self._closed = True
             let_go(self._key, self)

@@ -7,6 +7,8 @@ and the epoch's means are bit-identical to before it.
 
 from __future__ import annotations
 
+import functools
+import inspect
 from typing import Any, NamedTuple
 
 import keras
@@ -73,6 +75,18 @@ class StableTrainStepMixin:
         return self.apply_if_finite(measured, gradients, before)
     ```
     """
+
+    @functools.wraps(keras.Model.fit, assigned=())  # the signature, for whoever asks
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """As Keras's. Where an exception ends it, callbacks with `on_train_interrupted` are told: Keras tells none."""
+        try:
+            return super().fit(*args, **kwargs)
+        except BaseException:
+            given = inspect.signature(keras.Model.fit).bind_partial(self, *args, **kwargs).arguments.get("callbacks")
+            for callback in getattr(given, "callbacks", given) or ():
+                if callable(tell := getattr(callback, "on_train_interrupted", None)):
+                    tell()
+            raise
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Train on one batch and return the logs."""

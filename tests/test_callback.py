@@ -106,6 +106,32 @@ def test_two_callbacks_on_two_terms_do_not_meet(tmp_path):
     assert steps == list(range(1, 81))
 
 
+@pytest.mark.parametrize(
+    ("terms", "folders", "message"),
+    [
+        (("mel_loss", "stop_loss"), ("run", "run"), r"`log_dir` must be another.*for 'mel_loss' and 'stop_loss'"),
+        (("mel_loss", "stop_loss"), ("run", "run/../run"), r"Write `log_dir='.*run/mel_loss'`"),
+        (("mel_loss", "mel_loss"), (None, "run"), r"`term` must be another one.*term='mel_loss' in two callbacks"),
+        (("mel_loss", "stop_loss"), (None, None), None),
+        (("mel_loss", "stop_loss"), ("run/mel_loss", "run/stop_loss"), None),
+    ],
+)
+def test_two_callbacks_in_each_other_s_way_are_refused_at_once(terms, folders, message, tmp_path):
+    weights = {name: kaw.LossTerm(error_to_target, weight=kaw.AdaptiveWeight(2.0, QUICK)) for name in terms}
+    weights["other_loss"] = kaw.LossTerm(error_to_target)
+    callbacks = [
+        kaw.AdaptiveWeightCallback(term, log_dir=folder and tmp_path / folder)
+        for term, folder in zip(terms, folders, strict=True)
+    ]
+    model = make_model(loss=kaw.CompositeLoss(weights))
+    if message is None:
+        fit(model, RISING[:5], callbacks)
+        return
+    with pytest.raises(ValueError, match=message):
+        fit(model, RISING[:5], callbacks)
+    assert not list(tmp_path.iterdir())
+
+
 def test_emergency_disable_takes_effect_from_the_next_execution_on(tmp_path):
     callback = kaw.AdaptiveMelWeightCallback(log_dir=tmp_path)
 

@@ -64,6 +64,11 @@ def test_plain_keras_cannot_run_several_steps_in_one_execution_over_replicas(ove
     assert "Received: steps_per_execution=2 with 2 replicas" in over_replicas["steps per execution, ours"]
 
 
+def test_a_step_reduces_its_losses_and_its_gradients_once(over_replicas):
+    """On each replica one tensor with losses and requests, then kernel and bias; the global norm needs no other."""
+    assert over_replicas["reductions"] == [1, 1, 2, 2]
+
+
 def test_plain_keras_cannot_build_from_a_batch_of_several_workers(over_workers):
     """keras-team/keras#20585, first place. Once it can, `local_batch` and `_maybe_symbolic_build` may go."""
     for said in over_workers:

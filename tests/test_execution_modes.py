@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ FOLDER = Path(__file__).parent / "execution"
 sys.path.insert(0, str(FOLDER))
 
 import checks  # noqa: E402 - modules of that folder
+import matrix  # noqa: E402
 import modes  # noqa: E402
 
 pytestmark = [
@@ -63,3 +65,45 @@ def test_a_deviation_is_noticed():
     ]:
         assert what in [check.what for check in checks.check(mode, spoilt) if not check.passed]
     assert all(check.passed for check in checks.check(mode, run))
+
+
+def test_the_matrix_is_the_one_that_was_asked_for():
+    """Every execution x steps x dtype x optimizer x accumulation x clipping on one device; eight on the others."""
+    every = modes.one_device()
+    asked = itertools.product(
+        ("eager", "graph", "xla"),
+        (1, 8),
+        ("float32", "mixed_bfloat16", "mixed_float16"),
+        ("sgd", "adam"),
+        (None, 4),
+        (None, 1.0),
+    )
+    assert [tuple(mode[:6]) for mode in every] == list(asked)
+    assert len({str(mode) for mode in every}) == len(every) == 144
+    for machine in ("two replicas", "two processes"):
+        settings = {(m.execution, m.steps, m.dtype, m.optimizer, m.accumulation, m.clipnorm) for m in every}
+        chosen = modes.replicas(machine)
+        assert {m[:6] for m in chosen} == {s for s in settings if s[:3] == ("graph", 1, "float32")}
+
+
+def test_results_are_kept_and_gone_on_from(tmp_path, monkeypatch, capsys):
+    """Each mode is in the file when it is done; what is there is not run again, a deviation included."""
+    calls, chosen = [], modes.few()[:3]
+
+    def train(mode, strategy):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(mode)
+
+    monkeypatch.setattr(matrix, "train", train)
+    monkeypatch.setattr(matrix, "check", lambda mode, run: [checks.Check("parameters", float("inf"), 1e-5)])
+    path = tmp_path / "results.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        list(matrix.run(chosen, results=matrix.Results(path)))
+    assert calls == chosen[:2]
+    calls.clear()
+    found = list(matrix.run(chosen, results=matrix.Results(path)))
+    assert calls == chosen[2:]
+    assert [mode for mode, _ in found] == chosen
+    assert not any(check.passed for _, found_checks in found for check in found_checks)
+    assert "FAILED parameters (inf)" in capsys.readouterr().err

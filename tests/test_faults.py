@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import itertools
 import json
 import math
@@ -20,8 +21,9 @@ from collections import deque
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from test_callback import QUICK, RISING, error_to_target, fit, make_model
-from test_train_step import batches, values_of
+from test_train_step import batches, make_loss, values_of
 from test_train_step import fit as fit_batches
 from test_train_step import make_model as make_training_model
 
@@ -80,6 +82,48 @@ def test_after_an_interrupt_the_record_is_whole_and_training_goes_on(error, ours
     assert steps_of(tmp_path) == list(range(1, 81))
     assert outcome(callback.decisions) == outcome(undisturbed().decisions)
     assert outcome(kaw.read_journal(file_of(tmp_path)).events) == outcome(callback.decisions)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("user code"), KeyboardInterrupt()], ids=["exception", "ctrl-c"])
+@pytest.mark.parametrize("how", ["list", "callback list", "by position"])
+def test_after_an_interrupt_the_record_is_closed_at_once(error, how, tmp_path):
+    """It must not look alive for as long as the process, a notebook perhaps, goes on."""
+    callback, model = kaw.AdaptiveMelWeightCallback(log_dir=tmp_path), make_model()
+    callbacks, before = [callback, Bomb(30, error)], set(threading.enumerate())
+    if how == "callback list":
+        callbacks = keras.callbacks.CallbackList(callbacks, model=model)
+    arguments = (4, 1, 0, callbacks) if how == "by position" else ()
+    named = {} if arguments else {"batch_size": 4, "verbose": 0, "callbacks": callbacks}
+    with pytest.raises(type(error)) as caught:
+        model.fit(np.ones((200, 2), "float32"), np.ones((200, 1), "float32"), *arguments, **named)
+    assert caught.value is error
+    last = json.loads(file_of(tmp_path).read_text().splitlines()[-1])
+    assert last["kind"] == "end"
+    assert steps_of(tmp_path) == list(range(1, 31))
+    assert not [thread for thread in set(threading.enumerate()) - before if "_flush_regularly" in thread.name]
+    callback.emergency_disable("too late for the record")  # and harmless
+    assert json.loads(file_of(tmp_path).read_text().splitlines()[-1]) == last
+
+
+def test_an_error_while_the_record_is_closed_does_not_hide_the_first(tmp_path, monkeypatch):
+    callback = kaw.AdaptiveMelWeightCallback(log_dir=tmp_path)
+
+    class Spoil(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            monkeypatch.setattr(callback, "_catch_up", lambda: 1 / 0)
+
+    with pytest.raises(RuntimeError, match="user code"):
+        fit(make_model(), [1.0] * 3, [callback, Spoil(), Bomb(1, RuntimeError("user code"))])
+
+
+def test_fit_looks_like_keras_s(tmp_path):
+    """The signature is Keras's, and a model that was loaded fits as before."""
+    assert inspect.signature(kaw.StableModel.fit) == inspect.signature(keras.Model.fit)
+    model = make_model()
+    fit(model, RISING[:3], [])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", custom_objects={"error_to_target": error_to_target})
+    assert fit(loaded, RISING[:3], []).history["skipped_steps"] == [0.0]
 
 
 SCRIPT = """
@@ -360,6 +404,28 @@ def test_a_smaller_last_batch_counts_by_its_samples():
     assert history.history["loss"] == [pytest.approx(3.5 * 12.0 / 9.0)]
     assert callback.get_stability_metrics()["step_count"] == 3
     assert callback.get_stability_metrics()["running_mel_loss"] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("mode", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=str)
+def test_a_layer_that_divides_by_zero_leaves_no_trace_and_is_in_the_journal(mode, tmp_path):
+    """A layer divides by the mean of its inputs: a batch of zeros makes 0 / 0, and poisons the statistics after it."""
+    found = {}
+    for name in ("clean", "with zeros"):
+        keras.utils.set_random_seed(5)
+        inputs = keras.Input((4,))
+        scaled = keras.layers.Lambda(lambda x: x / tf.reduce_mean(tf.abs(x), axis=-1, keepdims=True))(inputs)
+        hidden = keras.layers.BatchNormalization()(scaled)
+        model = kaw.StableModel(inputs, keras.layers.Dense(3)(hidden))
+        model.compile(optimizer=keras.optimizers.Adam(0.01), loss=make_loss(), **mode)
+        data = batches(12)
+        if name == "with zeros":
+            data.insert(7, (np.zeros_like(data[0][0]), data[0][1]))
+        fit_batches(model, data, callbacks=[kaw.AdaptiveMelWeightCallback(log_dir=tmp_path / name)])
+        found[name] = values_of(model)
+    for one, other in zip(found["clean"].values(), found["with zeros"].values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    seen = kaw.read_journal(file_of(tmp_path / "with zeros")).observations
+    assert [(o.step, o.non_finite) for o in seen if not o.applied] == [(8, "mel_loss")]
 
 
 @pytest.mark.parametrize("mode", [{}, {"jit_compile": True}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import subprocess
@@ -14,8 +15,9 @@ import pytest
 from test_callback import QUICK, RISING, fit, make_model
 
 import keras_adaptive_weights as kaw
+from keras_adaptive_weights import callback as callback_room
 from keras_adaptive_weights import controller
-from keras_adaptive_weights.continuation import let_go
+from keras_adaptive_weights.continuation import _AGAIN, LostDisable, let_go, lost_disable
 from keras_adaptive_weights.controller_state import ControllerState, initial_state
 from keras_adaptive_weights.journal import Header, JournalWriter
 from keras_adaptive_weights.journal_index import JournalIndex
@@ -236,11 +238,118 @@ def test_a_request_at_the_restore_point_counts_if_it_came_before_the_save(asked_
     if not asked_after_the_save:
         saved = first.save()
     first.train(1.0).die()
-    with caplog.at_level(logging.WARNING, "keras_adaptive_weights"):
-        Run(tmp_path, state=saved).die()
+    Run(tmp_path, state=saved).die()
     events = kaw.read_journal(first.path).events
     assert [event.note for event in events] == ([] if asked_after_the_save else ["operator heard clipping"])
+    with caplog.at_level(logging.WARNING, "keras_adaptive_weights"):
+        lost = lost_disable(first.path, saved.step)
+    assert lost == (LostDisable(20, f"operator heard clipping{_AGAIN}") if asked_after_the_save else None)
     assert ("disabled by hand at step 20 (operator heard clipping)" in caplog.text) == asked_after_the_save
+
+
+def disable(run, note="operator"):
+    return run.ask(controller.disable, note)
+
+
+def enable(run, note="operator"):
+    return run.ask(lambda state, note: controller.enable(QUICK, state, note), note)
+
+
+@pytest.mark.parametrize(
+    ("lives", "expected"),
+    [
+        ([lambda run: disable(run.train(*[1.0] * 5))], 25),
+        ([lambda run: enable(disable(run.train(*[1.0] * 5)).train(1.0))], None),
+        ([lambda run: disable(enable(disable(run.train(1.0)).train(1.0)).train(1.0))], 23),
+        ([lambda run: disable(run.train(*[1.0] * 5)), lambda run: run.train(1.0)], 25),
+        ([lambda run: disable(run.train(*[1.0] * 5)), lambda run: enable(run.train(1.0))], None),
+        ([lambda run: disable(run.train(*[1.0] * 5)), lambda run: enable(run.train(1.0)).save()], None),
+        ([lambda run: disable(run.train(*[1.0] * 5)), lambda run: run.train(*[1.0] * 2).save()], 25),
+        ([lambda run: disable(run.train(*[1.0] * 5)), lambda run: disable(run.train(*[1.0] * 5)).save()], None),
+        ([lambda run: disable(run.train(*[1.0] * 5)), lambda run: run.train(*[1.0] * 9).save()], None),
+        ([lambda run: run.ask(controller.reset).train(1.0)], None),
+    ],
+)
+def test_the_last_word_of_the_operator_counts_over_any_number_of_kills(lives, expected, tmp_path):
+    """Each life begins at the last state that was saved, first at step 20, and ends with a kill."""
+    run = Run(tmp_path).train(*RISING[:20])
+    saved = run.save()
+    for number, live in enumerate(lives):
+        if number:
+            run = Run(tmp_path, state=saved)
+        done = live(run)
+        saved = saved if done is run else done
+        run.die()
+    run = Run(tmp_path, state=saved)
+    lost = lost_disable(run.path, saved.step)
+    run.die()
+    assert (lost and lost.step) == expected
+
+
+class Operator(keras.callbacks.Callback):
+    """Disables after one step, and dies after another, before the epoch is saved."""
+
+    def __init__(self, ours, asks, dies):
+        super().__init__()
+        self._ours, self._asks, self._dies = ours, asks, dies
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = self.model.loss.adaptive_weights["mel_loss"].step_count
+        if step == self._asks:
+            self._ours.emergency_disable("operator heard clipping")
+        if step == self._dies:
+            raise DiedError
+
+
+@pytest.mark.parametrize(("asks", "dies"), [(60, 70), (41, 41), (80, 80)], ids=["within", "at once", "at the end"])
+def test_a_disable_that_a_kill_swallowed_is_carried_out_when_its_step_comes_again(asks, dies, tmp_path):
+    """So the resumed run equals one that was never killed."""
+
+    def train(*, again):
+        model = make_model()
+        ours = kaw.AdaptiveMelWeightCallback(log_dir=tmp_path / "run")
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+        fit(model, RISING[:40], [ours, backup, *([] if again else [Operator(ours, asks, dies)])], epochs=2)
+        return model, ours
+
+    with pytest.raises(DiedError):
+        train(again=False)
+    model, ours = train(again=True)
+    (event,) = [event for event in ours.decisions if event.action is kaw.Action.DISABLE]
+    assert (event.step, event.note) == (asks, f"operator heard clipping{_AGAIN}")
+    weight = model.loss.adaptive_weights["mel_loss"]
+    assert (weight.step_count, weight.enabled, float(weight.variable)) == (80, False, 2.5)
+    journal = kaw.read_journal(tmp_path / "run" / "adaptive_weights" / "journal.jsonl")
+    assert journal.headers[-1].state["step"] == 40
+    assert journal.events[-1] == event
+
+
+def test_with_several_workers_a_swallowed_disable_travels_with_the_same_execution(tmp_path, monkeypatch):
+    """Asked for after step 60 it was passed on with step 61, and carried out on all workers after that."""
+    monkeypatch.setattr(callback_room, "several_workers", lambda strategy: True)
+    for again in (False, True):
+        model = make_model()
+        ours = kaw.AdaptiveMelWeightCallback(log_dir=tmp_path / "run")
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+        with contextlib.suppress(DiedError):
+            fit(model, RISING[:40], [ours, backup, *([] if again else [Operator(ours, 60, 70)])], epochs=2)
+        (event,) = [event for event in ours.decisions if event.action is kaw.Action.DISABLE]
+        assert event.step == 61
+    assert model.loss.adaptive_weights["mel_loss"].step_count == 80
+
+
+def test_a_disable_that_the_script_repeats_itself_is_in_the_record_once(tmp_path):
+    def train(dies):
+        model = make_model()
+        ours = kaw.AdaptiveMelWeightCallback(log_dir=tmp_path / "run")
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+        fit(model, RISING[:40], [ours, backup, Operator(ours, 60, dies)], epochs=2)
+        return ours
+
+    with pytest.raises(DiedError):
+        train(70)
+    (event,) = train(0).decisions
+    assert (event.step, event.note) == (60, "operator heard clipping")
 
 
 def test_going_on_in_the_same_process_takes_nothing_back(tmp_path):
@@ -268,6 +377,28 @@ def test_a_start_that_died_in_its_first_line_is_moved_aside(tmp_path):
     run = Run(tmp_path).train(1.0)
     run.writer.close()
     assert run.steps == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("user code"), KeyboardInterrupt()], ids=["exception", "ctrl-c"])
+def test_a_run_that_an_exception_ended_before_its_first_checkpoint_may_be_started_again(error, tmp_path):
+    """By the same script, as after a kill; one that came to its end is refused, as before."""
+
+    class Bomb(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 29:
+                raise error
+
+    def train(*more):
+        fit(make_model(), RISING, [kaw.AdaptiveMelWeightCallback(log_dir=tmp_path), *more])
+
+    with pytest.raises(type(error)):
+        train(Bomb())
+    train()
+    assert verify.check_journal(tmp_path) == 80
+    assert verify.check_abandoned(tmp_path) == 1
+    assert verify.check_event_files(tmp_path)["mel_weight"][0] == 1
+    with pytest.raises(ValueError, match="belongs to another run"):
+        train()
 
 
 @pytest.mark.parametrize("why", ["saved", "ended", "resumed", "not ours"])

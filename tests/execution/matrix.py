@@ -1,20 +1,24 @@
 """Train a small model in every execution mode; compare with plain Keras, with values by hand, and with one device.
 
-    python tests/execution/matrix.py [--quick] [--each]
+    python tests/execution/matrix.py [--quick] [--each] [--results FILE]
 
 Prints a Markdown table, mode x what was checked x largest deviation, and exits with 1 if a deviation is above its limit
-(`checks.py` says which and why). The full matrix takes about a quarter of an hour, `--quick` about a minute.
+(`checks.py` says which and why). The full matrix, 152 modes, takes a quarter of an hour on two cores, `--quick` about a
+minute. A line for each mode goes to the standard error. With `--results` each mode is also written to that file when it
+is done, and those that are in it already are not run again: after an interrupt the same command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import tensorflow as tf
-from checks import check, train
+from checks import Check, check, train
 from modes import few, one_device, replicas
 
 HEADINGS = {
@@ -32,12 +36,37 @@ def two_devices():
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
-def run(modes, strategy=None):
+class Results:
+    """The checks by mode, also in a file, if there is one."""
+
+    def __init__(self, path=None):
+        self._path = path
+        self._kept = {}
+        for line in path.read_text().splitlines() if path and path.exists() else ():
+            values = json.loads(line)
+            self._kept[values["mode"]] = [Check(*check) for check in values["checks"]]
+
+    def get(self, mode):
+        """Return what is known of a mode, or None."""
+        return self._kept.get(str(mode))
+
+    def add(self, mode, checks):
+        """Keep the checks of a mode."""
+        if self._path:
+            with self._path.open("a") as file:
+                file.write(json.dumps({"mode": str(mode), "checks": checks}) + "\n")
+
+
+def run(modes, strategy=None, results=None):
     """Yield each mode with its checks, and tell on the standard error how far it is."""
+    results = results or Results()
     for number, mode in enumerate(modes, 1):
         began = time.perf_counter()
-        checks = check(mode, train(mode, strategy))
-        failed = [c.what for c in checks if not c.passed]
+        checks = results.get(mode)
+        if checks is None:
+            checks = check(mode, train(mode, strategy))
+            results.add(mode, checks)
+        failed = [f"{c.what} ({c.deviation:.2g})" for c in checks if not c.passed]
         print(
             f"{number}/{len(modes)} {mode}: {'FAILED ' + ', '.join(failed) if failed else 'as it should be'} "
             f"({time.perf_counter() - began:.0f} s)",
@@ -66,17 +95,18 @@ def main(arguments=None):
     parser.add_argument("--quick", action="store_true", help="a few modes that have every value of everything")
     parser.add_argument("--each", action="store_true", help="a row per mode, also per setting of the optimizer")
     parser.add_argument("--only", choices=("one device", "two replicas"), help="one kind of machine")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="keep what is done, and go on from what is kept")
     options = parser.parse_args(arguments)
     warnings.filterwarnings("ignore", message=".*shuffle=True.*")
     strategy = two_devices()
     mirrored = replicas("two replicas")
-    results = []
+    kept, found = Results(options.results), []
     if options.only != "two replicas":
-        results += run(few() if options.quick else one_device())
+        found += run(few() if options.quick else one_device(), results=kept)
     if options.only != "one device":
-        results += run(mirrored[2::5] if options.quick else mirrored, strategy)
-    print(table(results, each=options.each))
-    return 0 if all(c.passed for _, checks in results for c in checks) else 1
+        found += run(mirrored[2::5] if options.quick else mirrored, strategy, results=kept)
+    print(table(found, each=options.each))
+    return 0 if all(c.passed for _, checks in found for c in checks) else 1
 
 
 if __name__ == "__main__":

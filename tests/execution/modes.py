@@ -122,13 +122,13 @@ def make_optimizer(mode):
     return keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=2.0**24, dynamic_growth_steps=12)
 
 
-def make_model(mode, cls):
+def make_model(mode, cls, *, synchronized=True):
     """A model with batch normalisation, compiled; the weight of "mel_loss" is frozen, that of "energy_loss" moves."""
     keras.utils.set_random_seed(3)
     policy = keras.dtype_policies.get(mode.dtype)
     inputs = keras.Input((4,))
     hidden = keras.layers.Dense(6, activation="tanh", dtype=policy)(inputs)
-    synchronized = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    synchronized = synchronized and tf.distribute.get_strategy().num_replicas_in_sync > 1
     hidden = keras.layers.BatchNormalization(synchronized=synchronized, dtype=policy)(hidden)
     model = cls(inputs, keras.layers.Dense(3, dtype=policy)(hidden))
     model.compile(optimizer=make_optimizer(mode), loss=make_loss(), **mode.compile_arguments)

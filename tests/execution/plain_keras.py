@@ -39,6 +39,22 @@ def fails(strategy, cls=keras.Model, accumulation=None, **compile_kwargs):
     return ""
 
 
+def reductions(strategy):
+    """How many tensors each reduction has, on either replica, while a step of ours is traced; the smallest first."""
+    counted, original = [], tf.distribute.ReplicaContext.all_reduce
+
+    def counting(context, reduce_op, value, *args, **kwargs):
+        counted.append(len(tf.nest.flatten(value)))
+        return original(context, reduce_op, value, *args, **kwargs)
+
+    tf.distribute.ReplicaContext.all_reduce = counting
+    try:
+        error = fails(strategy, kaw.StableModel)
+    finally:
+        tf.distribute.ReplicaContext.all_reduce = original
+    return error or sorted(counted)
+
+
 def over_replicas():
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -47,6 +63,7 @@ def over_replicas():
     return {
         "accumulation": fails(strategy, accumulation=2),
         "accumulation, ours": fails(strategy, kaw.StableModel, accumulation=2),
+        "reductions": reductions(strategy),
         "steps per execution": fails(strategy, steps_per_execution=2),
         "steps per execution, ours": fails(strategy, kaw.StableModel, steps_per_execution=2),
     }

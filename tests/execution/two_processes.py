@@ -3,7 +3,8 @@
     python tests/execution/two_processes.py [--quick]
 
 Beyond what `matrix.py` checks: both workers end with the same bits, what is asked for on one takes effect on both at
-the same step, and only the chief writes files. Prints Markdown and exits with 1 on failure. Takes a few minutes.
+the same step, only the chief writes files, and both take the same recoveries, though the chief cannot write snapshots
+and variables go bad on worker 1 alone. Prints Markdown and exits with 1 on failure. Takes two to four minutes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from keras_adaptive_weights.worker_requests import FROM_ANOTHER_WORKER
 
 TIMEOUT = 900.0
 NOTE = "worker 1 saw clipping"
+RECOVERIES = [(30, "recovered_from_bad_variables", 20.0), (36, "recovered_from_skips", 10.0)]
 EXPECTED = [("disable", 11), ("enable", 21), ("reset", 22)]  # asked after steps 10 and 20, passed on with the next ones
 
 
@@ -38,12 +40,18 @@ class Outcome(NamedTuple):
         requests: Step, action, reason and note of what was carried out by hand.
         others: The same of the weight that nobody asked anything about.
         weight: The weight at the end.
+        recoveries: Step, reason and snapshot of each recovery in a training in which variables go bad.
+        recovered: Values of the trainable variables after it, and whether all numbers are finite.
+        warnings: What `ModelRecovery` warned of.
     """
 
     runs: list
     requests: list
     others: list
     weight: float
+    recoveries: list
+    recovered: tuple
+    warnings: list
 
 
 def work(folder, *, quick):
@@ -52,8 +60,12 @@ def work(folder, *, quick):
     import checks
 
     index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
-    runs = [checks.train(mode, strategy) for mode in chosen(quick=quick)]
-    outcome = Outcome(runs, *ask(folder, index, strategy))
+    runs = []
+    for mode in chosen(quick=quick):
+        runs.append(checks.train(mode, strategy))
+        if index == 0:
+            print(f"{len(runs)} {mode}", flush=True)
+    outcome = Outcome(runs, *ask(folder, index, strategy), *recover(folder, index, strategy))
     (folder / f"worker-{index}").write_bytes(pickle.dumps(outcome))
 
 
@@ -76,9 +88,45 @@ def ask(folder, index, strategy):
                 energy.enable("looked at")
                 energy.reset("from here on")
 
-    model.fit(modes.dataset(*modes.data()), verbose=0, callbacks=[mel, energy, Operator()])
+    model.fit(modes.dataset(*modes.data()), verbose=0, callbacks=[energy, mel, Operator()])  # who comes last must not undo it
     by_hand = [(d.action.value, d.step, d.reason.value, d.note) for d in energy.decisions]
     return by_hand, mel.decisions, model.loss.adaptive_weights["energy_loss"].weight
+
+
+def recover(folder, index, strategy):
+    """Train where batch statistics go bad on worker 1 alone after step 26, and parameters on both after step 33.
+
+    The chief writes snapshots until step 15, where its folder becomes a file. Statistics are not synchronized.
+    """
+    import checks
+    import modes
+
+    with strategy.scope():
+        model = modes.make_model(modes.Mode(), kaw.StableModel, synchronized=False)
+    snapshots = folder / f"snapshots-{index}"
+    settings = kaw.ModelRecovery(every=10, after=3, directory=snapshots)
+    callback = kaw.AdaptiveMelWeightCallback(recovery=settings)
+
+    class Trouble(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if (index, batch) == (0, 14):
+                kept = folder / "kept"
+                snapshots.rename(kept)
+                snapshots.write_text("no folder")
+            if (index, batch) == (1, 25):
+                model.layers[2].moving_variance.assign(tf.fill([6], float("nan")))
+            if batch == 32:
+                kernel = model.trainable_variables[-2]
+                kernel.assign(tf.fill(kernel.shape, float("nan")))
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(modes.dataset(*modes.data()), verbose=0, callbacks=[callback, Trouble()])
+    said = [str(warning.message) for warning in caught if "ModelRecovery" in str(warning.message)]
+    events = [(d.step, d.reason.value, d.evidence["snapshot_step"]) for d in callback.decisions if d.evidence]
+    found = checks.copies(model).values()
+    finite = all(bool(tf.reduce_all(tf.math.is_finite(v))) for v in found if v.dtype.kind == "f")
+    return events, (checks.values(model)[0], finite), said
 
 
 def chosen(*, quick):
@@ -109,9 +157,29 @@ def compare(folder, *, quick):
     if chief.others or other.others or chief.weight != other.weight:
         wrong.append("a request for one weight leaves the other one alone")
     files = sorted(path.name for path in folder.glob("*-?"))
-    if files != ["log-0", "mel-0", "worker-0", "worker-1"]:
-        wrong.append(f"only the chief writes a record, not {files}")
-    return results, wrong
+    if files != ["log-0", "mel-0", "snapshots-0", "worker-0", "worker-1"]:
+        wrong.append(f"only the chief writes records and snapshots, not {files}")
+    return results, wrong + compare_recoveries(folder, chief, other)
+
+
+def compare_recoveries(folder, chief, other):
+    """Return the sentences about the model's rollback that are not true."""
+    import numpy as np
+
+    wrong = []
+    if not chief.recoveries == other.recoveries == RECOVERIES:
+        wrong.append(
+            f"both go back at the same step to the same one: {RECOVERIES}, not {chief.recoveries} and "
+            f"{other.recoveries}"
+        )
+    same = all(np.array_equal(a, b) for a, b in zip(chief.recovered[0], other.recovered[0], strict=True))
+    if not same or not chief.recovered[1] or not other.recovered[1]:
+        wrong.append("after it both have the same parameters, and finite ones")
+    if [name.name for name in (folder / "kept").iterdir()] != ["step-000000010.weights.h5"]:
+        wrong.append("the chief writes snapshots for as long as it can")
+    if len(chief.warnings) != 1 or "which is kept in memory" not in chief.warnings[0] or other.warnings:
+        wrong.append(f"the chief warns once, and the other does not: {chief.warnings}, {other.warnings}")
+    return wrong
 
 
 def main(arguments=None):
@@ -137,7 +205,7 @@ def main(arguments=None):
     print(table(results))
     print("", *(f"- NOT TRUE: {sentence}" for sentence in wrong), sep="\n")
     if not wrong:
-        print("Both workers: same bits, same decisions, requests of either at the same step on both, one record.")
+        print("Both workers: same bits, decisions and recoveries, requests of either at the same step, one record.")
     return 0 if not wrong and all(c.passed for _, checks in results for c in checks) else 1
 
 
