@@ -84,6 +84,7 @@ def reset(
         cooling=state.cooling,
         skipped_steps=state.skipped_steps,
         disabled=state.disabled,
+        held_weight=state.held_weight,
     )
     return fresh, _decision(state, Action.RESET, reason, state.weight, evidence or {}, note)
 
@@ -93,6 +94,27 @@ def rollback(config: AdaptiveWeightConfig, state: ControllerState, note: str = "
     if state.previous_weight is None or state.disabled:
         return state, _decision(state, Action.REJECT, Reason.NOTHING_TO_ROLL_BACK, state.weight, {}, note)
     return _roll_back(config, state, Reason.MANUAL, {}, note)
+
+
+def set_shadow(config: AdaptiveWeightConfig, state: ControllerState, *, shadow: bool) -> ControllerState:
+    """Let decisions only be recorded from here on, or take effect; the weight in force stays either way.
+
+    Where they take effect again, what was proposed meanwhile is dropped: the controller goes on from the weight in
+    force, with the statistics it has, after a full cooling period. A disable stays.
+    """
+    if shadow == (state.held_weight is not None):
+        return state
+    if shadow:
+        return state._replace(held_weight=state.weight)
+    return state._replace(
+        weight=state.weight_in_force,
+        held_weight=None,
+        previous_weight=None,
+        trial=None,
+        rollbacks=0,
+        steps_since_change=0,
+        cooling=config.cooling_period,
+    )
 
 
 def _decide(
@@ -295,4 +317,4 @@ def _decision(
     evidence: Mapping[str, float],
     note: str = "",
 ) -> Decision:
-    return Decision(state.step, action, reason, state.weight, new_weight, evidence, note)
+    return Decision(state.step, action, reason, state.weight, new_weight, evidence, note, state.held_weight)

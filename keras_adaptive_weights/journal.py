@@ -3,11 +3,13 @@
 Six kinds of lines, told apart by `kind`, which comes first:
 
 - `header`: one at the start of each `fit`: `format`, `version` of the package, `run` (an id that a resumed run keeps),
-  `term`, `base_weight`, `config`, the controller's `state` to go on from (so that a replay is exact after a resume),
-  and the `process` (its id and host) that writes.
-- `step`: one per training step: the fields of `Observation` and the `weight` in force on that step. The last step of an
-  execution also carries the `action` and `reason` of the decision taken after it, and the figures that led there.
-- `event`: the whole `Decision` where it was anything but a HOLD, its `advice` and `wall_time`.
+  `term`, `base_weight`, `config`, whether it is a `shadow` run, the controller's `state` to go on from (so that a
+  replay is exact after a resume), and the `process` (its id and host) that writes.
+- `step`: one per training step: the fields of `Observation` and the `weight` in force on that step; in a shadow run the
+  `proposed_weight`, too. The last step of an execution also carries the `action` and `reason` of the decision taken
+  after it, and the figures that led there.
+- `event`: the whole `Decision` where it was anything but a HOLD, its `advice` and `wall_time`. In a shadow run its
+  weights are proposals, and `held_weight` is the one in force.
 - `block`: a summary of the last 256 steps (see `journal_blocks`), for whoever wants an overview only.
 - `saved`: the model was saved at this `step`, to a checkpoint from which the run may be resumed.
 - `end`: the writer was closed in an orderly way.
@@ -85,7 +87,7 @@ class Journal:
     Attributes:
         headers: One for each `fit` that wrote to it.
         segments: For each header, the entries after it.
-        weights: The weight in force at each observation.
+        weights: The weight in force at each observation, also in a shadow run.
         problems: What could not be read, one sentence each.
     """
 
@@ -145,7 +147,7 @@ class JournalWriter:
     ) -> None:
         self.run = header.run
         self._path = Path(path)
-        self._weight = float(header.state["weight"])
+        self._weight, self._held = float(header.state["weight"]), header.state.get("held_weight")
         self._clock = clock
         self._buffer: list[str] = []
         self._lock = threading.Lock()
@@ -178,13 +180,13 @@ class JournalWriter:
         if self._closed.is_set():
             return  # another writer took over
         for seen in observations[:-1]:
-            self._write_step(step_values(seen, self._weight))
+            self._write_step(step_values(seen, *self._weights))
         if observations:
-            self._write_step({**step_values(observations[-1], self._weight), **outcome_values(decision)})
+            self._write_step({**step_values(observations[-1], *self._weights), **outcome_values(decision)})
         if self._block.steps >= BLOCK_STEPS:
             self._write({**self._block.take(), "bytes": self._block_bytes, "events": self._block_events})
             self._begin_block()
-        self._weight = decision.new_weight
+        self._weight, self._held = decision.new_weight, decision.held_weight
         if decision.is_event:
             values = {**decision.to_dict(), "advice": decision.advice, "wall_time": self._clock()}
             begin = self._block_bytes
@@ -214,6 +216,11 @@ class JournalWriter:
             self._flush()
         finally:
             self._file.close()
+
+    @property
+    def _weights(self) -> tuple[float, float | None]:
+        """The weight in force, and in a shadow run the proposed one."""
+        return (self._weight, None) if self._held is None else (self._held, self._weight)
 
     def _begin_block(self) -> None:
         self._block_bytes = 0

@@ -123,7 +123,9 @@ class TensorBoardObserver:
 
     def _scalars(self, decision: Decision) -> Iterator[tuple[str, float, str]]:
         weight = self._weight_tag
-        yield weight, decision.new_weight, "Weight in force from the next step on."
+        yield weight, decision.weight_in_force, "Weight in force from the next step on."
+        if decision.held_weight is not None:
+            yield f"{weight}/proposed", decision.new_weight, "What a shadow run proposes; it is not in force."
         yield f"{weight}/minimum", self._config.min_weight, "Lower bound of the weight."
         yield f"{weight}/maximum", self._config.max_weight, "Upper bound of the weight."
         yield f"{weight}/base", self._base_weight, "Base weight, which an emergency disable returns to."
@@ -195,6 +197,8 @@ def _text(tag: str, markdown: str) -> Summary.Value:
 def _markdown(decision: Decision) -> str:
     """Return the decision as a paragraph and a table of its evidence."""
     headline = f"**{decision.action.value}** {decision.old_weight:.6g} → {decision.new_weight:.6g}"
+    if decision.held_weight is not None:
+        headline += f" (shadow run: {decision.held_weight:.6g} stays in force)"
     lines = [f"{headline} at step {decision.step}, reason **{decision.reason.value}**: {decision.advice}"]
     if decision.note:
         lines += ["", f"Note: {decision.note}"]
