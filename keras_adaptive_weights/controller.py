@@ -167,7 +167,8 @@ def _weigh(config: AdaptiveWeightConfig, losses: Comparison, norms: Comparison, 
         return Reason.NO_SCALE
     limit = math.inf if config.gradient_norm_threshold is None else config.gradient_norm_threshold
     growing = norms.ratio > config.gradient_growth_threshold
-    above = norms.lowest > limit
+    near = norms.current > 0.999 * limit  # the lower half's mean is at most that of all, but for rounding
+    above = near and norms.lowest > limit
     lasting = growing and norms.lowest > config.gradient_growth_threshold * norms.average
     if above or lasting:
         noise = norms.noise()
@@ -298,14 +299,14 @@ def _evidence(
         "average_gradient_norm": norms.average,
         "gradient_ratio": norms.ratio,
         "gradient_norm_threshold": config.gradient_norm_threshold or math.nan,
-        "observed_steps": float(state.observed_steps),
-        "warmup_steps": float(config.warmup_steps),
-        "steps_since_change": float(state.steps_since_change),
-        "cooling": float(state.cooling),
-        "skipped_steps": float(state.skipped_steps),
-        "stable_steps": float(state.stable_steps),
-        "min_stable_steps": float(config.min_stable_steps),
-        "reference_steps": float(len(losses.reference)),
+        "observed_steps": 1.0 * state.observed_steps,
+        "warmup_steps": 1.0 * config.warmup_steps,
+        "steps_since_change": 1.0 * state.steps_since_change,
+        "cooling": 1.0 * state.cooling,
+        "skipped_steps": 1.0 * state.skipped_steps,
+        "stable_steps": 1.0 * state.stable_steps,
+        "min_stable_steps": 1.0 * config.min_stable_steps,
+        "reference_steps": 1.0 * len(losses.reference),
     }
 
 

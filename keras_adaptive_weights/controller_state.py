@@ -29,6 +29,10 @@ class Trial(NamedTuple):
         return cls(**{**values, "noise": Noise(**values["noise"]), "harm": None if harm is None else Reason(harm)})
 
 
+KEPT_FIELDS = 7
+"""So many fields of the state, the first ones, no finite step changes."""
+
+
 class ControllerState(NamedTuple):
     """Everything the controller remembers. Frozen, bounded, and the same after a round trip through JSON.
 
@@ -38,22 +42,23 @@ class ControllerState(NamedTuple):
 
     weight: float
     base_weight: float
-    step: int = 0
-    observed_steps: int = 0
-    steps_since_change: int = 0
+    held_weight: float | None = None
+    previous_weight: float | None = None
     cooling: int = 0
-    stable_steps: int = 0
-    skipped_steps: int = 0
     disabled: bool = False
+    skipped_steps: int = 0
+    # the fields from here on are what every finite step changes: `intake.feed` builds them anew, in this order
+    step: int = 0
+    steps_since_change: int = 0
+    observed_steps: int = 0
+    stable_steps: int = 0
     last_finite: bool = True
     breaker: int = 0
     rollbacks: int = 0
-    previous_weight: float | None = None
     trial: Trial | None = None
     running_total_loss: float | None = None
     losses: Series = Series()
     gradient_norms: Series = Series()
-    held_weight: float | None = None
 
     @property
     def weight_in_force(self) -> float:
