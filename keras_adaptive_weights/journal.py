@@ -276,24 +276,24 @@ def read_journal(path: str | os.PathLike[str]) -> Journal:
         ValueError: The file does not begin with a journal's header, or its format is newer than this package.
     """
     journal = Journal()
-    pending: list[Observation] = []
+    pending: list[tuple[Observation, float]] = []  # steps of an execution whose last one, with the decision, is to come
     with open(path, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             try:
                 values = json.loads(line)
                 kind = values["kind"]
                 if kind == "header":
+                    _leave_out(journal, pending)
                     journal.headers.append(read_header(values, path))
                     journal.segments.append([])
-                    pending = []
                 elif not journal.headers:
                     break
                 elif kind == "step":
-                    pending.append(read_step(values))
-                    journal.weights.append(float(values["weight"]))
+                    pending.append((read_step(values), float(values["weight"])))
                     if "reason" in values:
-                        journal.segments[-1].append(Entry(tuple(pending)))
-                        pending = []
+                        journal.segments[-1].append(Entry(tuple(seen for seen, _ in pending)))
+                        journal.weights += [weight for _, weight in pending]
+                        pending.clear()
                 elif kind == "event":
                     _add_event(journal.segments[-1], Decision.from_dict(values))
             except (json.JSONDecodeError, KeyError, TypeError) as error:
@@ -301,10 +301,16 @@ def read_journal(path: str | os.PathLike[str]) -> Journal:
                 journal.problems.append(f"line {number} {cut}; it is left out")
     if not journal.headers:
         raise ValueError(f"read_journal: {os.fspath(path)!r} does not begin with the header of a journal.")
-    if pending:
-        journal.problems.append(f"the last {len(pending)} steps have no decision after them; they are left out")
-        del journal.weights[-len(pending) :]
+    _leave_out(journal, pending)
     return journal
+
+
+def _leave_out(journal: Journal, pending: list[tuple[Observation, float]]) -> None:
+    """Drop the steps of an execution that came to no decision, and say so."""
+    if pending:
+        steps = f"the {len(pending)} steps up to step {pending[-1][0].step}"
+        journal.problems.append(f"{steps} have no decision after them; they are left out")
+        pending.clear()
 
 
 def _add_event(segment: list[Entry], event: Decision) -> None:
