@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import uuid
 import warnings
@@ -20,6 +21,7 @@ from keras_adaptive_weights.decision import Decision, Observation, Reason
 from keras_adaptive_weights.journal import DecisionObserver
 
 _KEPT_DECISIONS = 1000
+_logger = logging.getLogger("keras_adaptive_weights")
 _Step = Callable[[ControllerState], tuple[ControllerState, Decision]]
 
 
@@ -66,6 +68,7 @@ class AdaptiveWeight:
         self._lock = threading.RLock()
         self._busy = False
         self._catch_up: Callable[[], None] | None = None
+        self._shadow: bool | None = None
         with tf.init_scope():
             self.variable = tf.Variable(self._state.weight, trainable=False, dtype=tf.float32, name="adaptive_weight")
 
@@ -92,7 +95,12 @@ class AdaptiveWeight:
     @property
     def weight(self) -> float:
         """The weight in force."""
-        return self._state.weight
+        return self._state.weight_in_force
+
+    @property
+    def shadow(self) -> bool:
+        """Whether decisions are only recorded: `state.weight` is then what they propose, and `variable` stays."""
+        return self._state.held_weight is not None
 
     @property
     def enabled(self) -> bool:
@@ -176,6 +184,29 @@ class AdaptiveWeight:
         """
         self._request(lambda state: controller.reset(state, note, reason, evidence))
 
+    def set_shadow(self, shadow: bool | None) -> None:
+        """Let decisions only be recorded (`True`) or take effect (`False`), whatever checkpoint is loaded from now on.
+
+        The weight in force stays at either change. What was proposed is not put into force: the controller goes on from
+        the weight in force, after a full cooling period; a disable stays.
+
+        Args:
+            shadow: `None`: as it is, and as the checkpoint says that is loaded next.
+        """
+        with self._lock, self._exclusively():
+            self._shadow, before = shadow, self._state
+            if shadow is None:
+                return
+            self._go_on_from(before)
+            if before.held_weight is not None and not self.shadow:
+                _logger.info(
+                    "Decisions take effect from step %d on. The weight in force stays %.4g; the %.4g that was proposed "
+                    "in shadow is dropped.",
+                    before.step + 1,
+                    self.weight,
+                    before.weight,
+                )
+
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
         """Keep weight and state as they are, whatever checkpoint is loaded within; requests are served after it."""
@@ -184,8 +215,8 @@ class AdaptiveWeight:
             try:
                 yield
             finally:
-                self._state, self._run = state, run
-                self.variable.assign(state.weight)
+                self._run = run
+                self._go_on_from(state)
 
     def before_saving(self, catch_up: Callable[[], None] | None) -> None:
         """Let `catch_up` be called before the state is read for a checkpoint; `None`: nothing any more.
@@ -211,11 +242,13 @@ class AdaptiveWeight:
         return {"run": self._run, "state": self._state.to_dict()}
 
     def restore(self, values: dict[str, Any]) -> None:
-        """Go on from what `to_dict` returned; a weight outside today's bounds is moved to the nearer one."""
+        """Go on from what `to_dict` returned; a weight outside today's bounds is moved to the nearer one.
+
+        A checkpoint of a shadow run brings back the weight that was in force, never the proposed one.
+        """
         with self._lock:
-            self._state = ControllerState.from_dict(values["state"]).within(self._config)
             self._run = str(values["run"])
-            self.variable.assign(self._state.weight)
+            self._go_on_from(ControllerState.from_dict(values["state"]).within(self._config))
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as plain values."""
@@ -253,11 +286,22 @@ class AdaptiveWeight:
         finally:
             self._busy = not outermost
 
+    def _go_on_from(self, state: ControllerState) -> None:
+        """Take over a state that was not decided on here."""
+        if self._shadow is not None:
+            state = controller.set_shadow(self._config, state, shadow=self._shadow)
+        self._state = state
+        self._put_in_force()
+
+    def _put_in_force(self) -> None:
+        """The only place where the variable is written."""
+        self.variable.assign(self._state.weight_in_force)
+
     def _take(self, take_step: _Step, observations: Sequence[Observation]) -> Decision:
         before = self._state
         self._state, decision = take_step(before)
-        if self._state.weight != before.weight:
-            self.variable.assign(self._state.weight)
+        if self._state.weight_in_force != before.weight_in_force:
+            self._put_in_force()
         if decision.is_event:
             self._decisions.append(decision)
         for observer in tuple(self._observers):

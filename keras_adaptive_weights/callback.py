@@ -49,6 +49,10 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
             loss scaling skipped are routine and count from the 41st in a row on. `None`: never.
         recovery: When and how the model goes back to its last good snapshot; one callback of a `fit` at most should do
             it. `None`: never.
+        shadow: Decide and record, and never write the weight: it stays as it was before this `fit`, whatever is
+            decided, also by hand. The decisions are those that the controller would take if they had effect, on the
+            losses there are. Checkpoints hold both weights; what a shadow run proposed is never put into force: a later
+            `fit` without `shadow` goes on from the weight in force, after a full cooling period.
 
     Every method may be called from any thread and signal handler while `fit` runs, and before it. The order of the
     callbacks does not matter.
@@ -82,6 +86,7 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         remote_control: bool = True,
         max_consecutive_skips: int | None = 20,
         recovery: ModelRecovery | None = None,
+        shadow: bool = False,
     ) -> None:
         super().__init__()
         owner = type(self).__name__
@@ -95,6 +100,7 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
                 raise TypeError(f"{owner}: each of `observers` needs a method `observe`. Received: {observer!r}.")
         check_number(owner, "verbose", verbose, low=0, high=1, integer=True)
         check_bool(owner, "remote_control", remote_control)
+        check_bool(owner, "shadow", shadow)
         check_number(owner, "max_consecutive_skips", max_consecutive_skips, low=1, integer=True, optional=True)
         if recovery is not None and not isinstance(recovery, ModelRecovery):
             raise TypeError(
@@ -110,6 +116,7 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         self.update_freq = update_freq
         self.max_consecutive_skips = max_consecutive_skips
         self.recovery = recovery
+        self.shadow = shadow
         self.remote_control = remote_control
         self._observers = (*observers, *([DecisionPrinter()] if verbose else []))
         self._control: ControlFile | None = None
@@ -129,7 +136,10 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         return [] if self._weight is None else self._weight.decisions
 
     def emergency_disable(self, note: str = "") -> None:
-        """Return to the base weight from the next execution on, and stay there until `enable`."""
+        """Return to the base weight from the next execution on, and stay there until `enable`.
+
+        With `shadow=True` it is recorded, as everything else is, and the weight in force stays.
+        """
         self._ask("disable", note)
 
     def enable(self, note: str = "") -> None:
@@ -205,7 +215,7 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
             self._detach(interrupted=True)
 
     def _begin(self, weight: AdaptiveWeight) -> None:
-        weight.variable.assign(weight.weight)  # an interrupt may have come between the decision and the variable
+        weight.set_shadow(self.shadow)  # and the variable, where an interrupt came between it and the decision
         weight.before_saving(self._before_saving)
         atexit.register(self._close)
         for observer in self._open_observers(weight):
@@ -342,6 +352,8 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
                 self._weight.unsubscribe(observer)
             if isinstance(observer, RunRecord):
                 observer.close(interrupted=interrupted)
+        if self._weight is not None and self._begun:
+            self._weight.set_shadow(None)
         self._attached.clear()
         self._control = None
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_adaptive_weights.cli_text import Style, print_json, say, status_lines, what_if_lines
+from keras_adaptive_weights.cli_text import Style, change_of, print_json, say, status_lines, what_if_lines
 from keras_adaptive_weights.control import ACTIONS, Switch
 from keras_adaptive_weights.journal import read_journal
 from keras_adaptive_weights.picture import draw_run, draw_what_if, write_picture
@@ -118,7 +118,7 @@ def _status(options: argparse.Namespace) -> int:
 
 def _status_values(report: Report) -> dict[str, Any]:
     values = report.to_dict()
-    names = ("journal", "run", "term", "process", "age", "last", "weight", "base", "enabled", "skipped")
+    names = ("journal", "run", "term", "process", "age", "last", "weight", "base", "enabled", "skipped", "shadow")
     return {**{name: values[name] for name in names}, "last_decision": next(iter(report.latest), None)}
 
 
@@ -172,8 +172,7 @@ def _switch(options: argparse.Namespace) -> int:
         say("Taken by the process; the journal does not show the decision yet.")
     else:
         outcome, advice = ("refused", f" ({event.get('advice', '')})") if refused else ("done", "")
-        change = f"{float(event['old_weight']):.4g} -> {float(event['new_weight']):.4g}"
-        say(f"{outcome}: step {event['step']:,}, weight {change}{advice}")
+        say(f"{outcome}: step {event['step']:,}, weight {change_of(event)}{advice}")
     return FAILED if refused or not taken else OK
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 import textwrap
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -15,7 +15,7 @@ from keras_adaptive_weights.decision import Decision
 from keras_adaptive_weights.explain import headline
 from keras_adaptive_weights.journal_lines import encode
 from keras_adaptive_weights.report import Report
-from keras_adaptive_weights.whatif import CAVEAT, WhatIf
+from keras_adaptive_weights.whatif import CAVEAT, SHADOW, WhatIf
 
 _ROWS = 60
 
@@ -63,13 +63,21 @@ def status_lines(report: Report, style: Style) -> list[str]:
         f"weight      {report.weight:.4g} (base {report.base:.4g})",
         f"adaptation  {enabled}{style.plain}",
     ]
+    if report.shadow:
+        lines.append(f"shadow run  decisions are recorded only; proposed is {report.proposed:.4g}")
     if not report.latest:
         return [*lines, "last        no decision other than hold yet"]
     event = report.latest[0]
     note = f" ({event['note']})" if event.get("note") else ""
-    change = f"{float(event['old_weight']):.4g} -> {float(event['new_weight']):.4g}"
+    change = change_of(event)
     lines.append(f"last        step {event['step']:,}: {event['action']} {change}, {headline(event['reason'])}{note}")
     return [*lines, f"            {event.get('advice', '')}"]
+
+
+def change_of(event: Mapping[str, Any]) -> str:
+    """Return the weights of a recorded event, and what stays in force in a shadow run."""
+    held = f" in shadow ({float(event['held_weight']):.4g} stays in force)" if "held_weight" in event else ""
+    return f"{float(event['old_weight']):.4g} -> {float(event['new_weight']):.4g}{held}"
 
 
 def what_if_lines(result: WhatIf, recorded: AdaptiveWeightConfig, style: Style) -> list[str]:
@@ -81,6 +89,8 @@ def what_if_lines(result: WhatIf, recorded: AdaptiveWeightConfig, style: Style) 
         lines = [f"{style.bold}Replay under the recorded settings {verdict}{style.plain}"]
     else:
         lines = [f"{style.bold}What if{style.plain} {', '.join(changed)}", *textwrap.wrap(CAVEAT, 100)]
+    if any(event.held_weight is not None for event in result.recorded):
+        lines += textwrap.wrap(SHADOW, 100)
     width = 52
     lines += ["", f"{style.bold}{'recorded':<{width}}  what if{style.plain}"]
     pairs = list(_side_by_side(result))

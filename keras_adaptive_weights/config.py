@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
 from typing import Any, Self
 
 _LARGEST = 1e300  # far beyond any setting, and safe to turn into a float
@@ -158,7 +159,7 @@ class AdaptiveWeightConfig:
     @property
     def smoothing_steps(self) -> int:
         """Number of losses in the smoothed current loss, at least 2."""
-        return max(2, round(2.0 / self.loss_smoothing_factor - 1.0))
+        return _smoothing_steps(self.loss_smoothing_factor)
 
     def check_base_weight(self, owner: str, name: str, value: Any) -> None:
         """Refuse a base weight that is no finite number within the bounds.
@@ -184,6 +185,12 @@ class AdaptiveWeightConfig:
         if unknown := sorted(set(values) - known):
             raise ValueError(f"{cls.__name__}: unknown settings {unknown}. Expected some of {sorted(known)}.")
         return cls(**values)
+
+
+@lru_cache(maxsize=64)
+def _smoothing_steps(factor: float) -> int:
+    """Return the span of a mean with the lag of an exponential average; asked for several times on every step."""
+    return max(2, round(2.0 / factor - 1.0))
 
 
 _GUIDE_NAMES = {

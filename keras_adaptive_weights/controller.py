@@ -84,6 +84,7 @@ def reset(
         cooling=state.cooling,
         skipped_steps=state.skipped_steps,
         disabled=state.disabled,
+        held_weight=state.held_weight,
     )
     return fresh, _decision(state, Action.RESET, reason, state.weight, evidence or {}, note)
 
@@ -93,6 +94,27 @@ def rollback(config: AdaptiveWeightConfig, state: ControllerState, note: str = "
     if state.previous_weight is None or state.disabled:
         return state, _decision(state, Action.REJECT, Reason.NOTHING_TO_ROLL_BACK, state.weight, {}, note)
     return _roll_back(config, state, Reason.MANUAL, {}, note)
+
+
+def set_shadow(config: AdaptiveWeightConfig, state: ControllerState, *, shadow: bool) -> ControllerState:
+    """Let decisions only be recorded from here on, or take effect; the weight in force stays either way.
+
+    Where they take effect again, what was proposed meanwhile is dropped: the controller goes on from the weight in
+    force, with the statistics it has, after a full cooling period. A disable stays.
+    """
+    if shadow == (state.held_weight is not None):
+        return state
+    if shadow:
+        return state._replace(held_weight=state.weight)
+    return state._replace(
+        weight=state.weight_in_force,
+        held_weight=None,
+        previous_weight=None,
+        trial=None,
+        rollbacks=0,
+        steps_since_change=0,
+        cooling=config.cooling_period,
+    )
 
 
 def _decide(
@@ -145,7 +167,8 @@ def _weigh(config: AdaptiveWeightConfig, losses: Comparison, norms: Comparison, 
         return Reason.NO_SCALE
     limit = math.inf if config.gradient_norm_threshold is None else config.gradient_norm_threshold
     growing = norms.ratio > config.gradient_growth_threshold
-    above = norms.lowest > limit
+    near = norms.current > 0.999 * limit  # the lower half's mean is at most that of all, but for rounding
+    above = near and norms.lowest > limit
     lasting = growing and norms.lowest > config.gradient_growth_threshold * norms.average
     if above or lasting:
         noise = norms.noise()
@@ -276,14 +299,14 @@ def _evidence(
         "average_gradient_norm": norms.average,
         "gradient_ratio": norms.ratio,
         "gradient_norm_threshold": config.gradient_norm_threshold or math.nan,
-        "observed_steps": float(state.observed_steps),
-        "warmup_steps": float(config.warmup_steps),
-        "steps_since_change": float(state.steps_since_change),
-        "cooling": float(state.cooling),
-        "skipped_steps": float(state.skipped_steps),
-        "stable_steps": float(state.stable_steps),
-        "min_stable_steps": float(config.min_stable_steps),
-        "reference_steps": float(len(losses.reference)),
+        "observed_steps": 1.0 * state.observed_steps,
+        "warmup_steps": 1.0 * config.warmup_steps,
+        "steps_since_change": 1.0 * state.steps_since_change,
+        "cooling": 1.0 * state.cooling,
+        "skipped_steps": 1.0 * state.skipped_steps,
+        "stable_steps": 1.0 * state.stable_steps,
+        "min_stable_steps": 1.0 * config.min_stable_steps,
+        "reference_steps": 1.0 * len(losses.reference),
     }
 
 
@@ -295,4 +318,4 @@ def _decision(
     evidence: Mapping[str, float],
     note: str = "",
 ) -> Decision:
-    return Decision(state.step, action, reason, state.weight, new_weight, evidence, note)
+    return Decision(state.step, action, reason, state.weight, new_weight, evidence, note, state.held_weight)

@@ -29,26 +29,41 @@ class Trial(NamedTuple):
         return cls(**{**values, "noise": Noise(**values["noise"]), "harm": None if harm is None else Reason(harm)})
 
 
+KEPT_FIELDS = 7
+"""So many fields of the state, the first ones, no finite step changes."""
+
+
 class ControllerState(NamedTuple):
-    """Everything the controller remembers. Frozen, bounded, and the same after a round trip through JSON."""
+    """Everything the controller remembers. Frozen, bounded, and the same after a round trip through JSON.
+
+    `weight` is what was decided. In a shadow run it is what the controller proposes, and `held_weight` what stays in
+    force; otherwise that is None.
+    """
 
     weight: float
     base_weight: float
-    step: int = 0
-    observed_steps: int = 0
-    steps_since_change: int = 0
+    held_weight: float | None = None
+    previous_weight: float | None = None
     cooling: int = 0
-    stable_steps: int = 0
-    skipped_steps: int = 0
     disabled: bool = False
+    skipped_steps: int = 0
+    # the fields from here on are what every finite step changes: `intake.feed` builds them anew, in this order
+    step: int = 0
+    steps_since_change: int = 0
+    observed_steps: int = 0
+    stable_steps: int = 0
     last_finite: bool = True
     breaker: int = 0
     rollbacks: int = 0
-    previous_weight: float | None = None
     trial: Trial | None = None
     running_total_loss: float | None = None
     losses: Series = Series()
     gradient_norms: Series = Series()
+
+    @property
+    def weight_in_force(self) -> float:
+        """The weight that the loss reads."""
+        return self.weight if self.held_weight is None else self.held_weight
 
     def within(self, config: AdaptiveWeightConfig) -> ControllerState:
         """Return the state with every weight moved to the nearer bound of `config` where it is outside."""
@@ -56,12 +71,13 @@ class ControllerState(NamedTuple):
         def clamp(weight: float) -> float:
             return min(max(weight, config.min_weight), config.max_weight)
 
-        previous, trial = self.previous_weight, self.trial
+        previous, trial, held = self.previous_weight, self.trial, self.held_weight
         return self._replace(
             weight=clamp(self.weight),
             base_weight=clamp(self.base_weight),
             previous_weight=None if previous is None else clamp(previous),
             trial=trial and trial._replace(previous_weight=clamp(trial.previous_weight)),
+            held_weight=None if held is None else clamp(held),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -119,14 +135,19 @@ def stability_metrics(state: ControllerState) -> dict[str, float]:
 
 
 def adaptive_weight_metrics(config: AdaptiveWeightConfig, state: ControllerState) -> dict[str, float | bool]:
-    """Return the guide's adaptive-weight metrics; the average norm is NaN before the first one."""
-    previous = state.weight if state.previous_weight is None else state.previous_weight
+    """Return the guide's adaptive-weight metrics; the average norm is NaN before the first one.
+
+    Of a shadow run, the current and previous weight are the one in force, and `proposed_mel_weight` comes on top.
+    """
+    current = state.weight_in_force
+    shadow = {} if state.held_weight is None else {"proposed_mel_weight": state.weight}
     return {
-        "current_mel_weight": state.weight,
-        "previous_mel_weight": previous,
+        "current_mel_weight": current,
+        "previous_mel_weight": current if shadow or state.previous_weight is None else state.previous_weight,
         "base_mel_weight": state.base_weight,
         "steps_since_weight_change": state.steps_since_change,
         "consecutive_stable_steps": state.stable_steps,
         "weight_adjustment_enabled": config.enabled and not state.disabled,
         "avg_gradient_norm": state.gradient_norms.average,
+        **shadow,
     }

@@ -21,6 +21,8 @@ class Action(StrEnum):
     ENABLE = "enable"
     RESET = "reset"
 
+    __hash__ = str.__hash__  # that of an enum's name is ten times as slow
+
     @property
     def code(self) -> int:
         """A stable small integer, for scalar dashboards (`hold` is 0)."""
@@ -64,6 +66,8 @@ class Reason(StrEnum):
     RECOVERED_FROM_SKIPS = "recovered_from_skips"
     RECOVERED_FROM_HIGH_LOSS = "recovered_from_high_loss"
     RECOVERED_FROM_BAD_VARIABLES = "recovered_from_bad_variables"
+
+    __hash__ = str.__hash__  # as above
 
     @property
     def code(self) -> int:
@@ -204,6 +208,8 @@ class Decision:
         new_weight: Weight from the next step on.
         evidence: The numbers the decision was taken on, by name.
         note: What the person who asked for it said; empty for automatic decisions.
+        held_weight: In a shadow run, the weight that stays in force: the decision is a proposal. `None`: it takes
+            effect.
     """
 
     step: int
@@ -213,6 +219,12 @@ class Decision:
     new_weight: float
     evidence: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
+    held_weight: float | None = None
+
+    @property
+    def weight_in_force(self) -> float:
+        """The weight that the loss reads from the next step on."""
+        return self.new_weight if self.held_weight is None else self.held_weight
 
     @property
     def is_event(self) -> bool:
@@ -233,13 +245,15 @@ class Decision:
     def __str__(self) -> str:
         """Return one line: step, action, weights, reason, note."""
         note = f" ({self.note})" if self.note else ""
+        held = "" if self.held_weight is None else f" in shadow ({self.held_weight:.4g} stays in force)"
         return (
-            f"step {self.step}: {self.action} {self.old_weight:.4g} -> {self.new_weight:.4g}, {self.reason}{note}: "
-            f"{self.advice}"
+            f"step {self.step}: {self.action} {self.old_weight:.4g} -> {self.new_weight:.4g}{held}, "
+            f"{self.reason}{note}: {self.advice}"
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a dictionary of plain values that `from_dict` reads back."""
+        """Return a dictionary of plain values that `from_dict` reads back; `held_weight` only in a shadow run."""
+        held = {} if self.held_weight is None else {"held_weight": self.held_weight}
         return {
             "step": self.step,
             "action": self.action.value,
@@ -248,11 +262,13 @@ class Decision:
             "new_weight": self.new_weight,
             "evidence": dict(self.evidence),
             "note": self.note,
+            **held,
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read what `to_dict` wrote; other keys are ignored."""
+        held = values.get("held_weight")
         return cls(
             step=int(values["step"]),
             action=Action(values["action"]),
@@ -261,4 +277,5 @@ class Decision:
             new_weight=float(values["new_weight"]),
             evidence={name: float(value) for name, value in values.get("evidence", {}).items()},
             note=str(values.get("note", "")),
+            held_weight=None if held is None else float(held),
         )

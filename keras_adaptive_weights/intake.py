@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from keras_adaptive_weights.config import AdaptiveWeightConfig
-from keras_adaptive_weights.controller_state import ControllerState, Trial
+from keras_adaptive_weights.controller_state import KEPT_FIELDS, ControllerState, Trial
 from keras_adaptive_weights.decision import Observation, Reason
-from keras_adaptive_weights.statistics import Series, mean, measure_noise
+from keras_adaptive_weights.statistics import mean, measure_noise
 
 MIN_REFERENCE = 5
 """Losses needed before one is compared with them."""
@@ -28,47 +27,50 @@ def feed(config: AdaptiveWeightConfig, state: ControllerState, seen: Observation
     more. Any other skipped or non-finite step ends the stable streak, fills the circuit breaker, and harms a change on
     trial.
     """
-    counted: dict[str, Any] = {"step": seen.step, "steps_since_change": state.steps_since_change + 1}
-    if not seen.applied:
-        counted["skipped_steps"] = state.skipped_steps + 1
-    if seen.loss_scaling:
-        return state._replace(**counted)
-    if not seen.finite:
-        return state._replace(
-            **counted,
-            stable_steps=0,
-            last_finite=False,
-            breaker=min(state.breaker + _BREAKER_COST, config.max_non_finite_steps * _BREAKER_COST),
-            trial=state.trial and _harmed(state.trial, Reason.TRIAL_NON_FINITE, state.trial.ratio),
-        )
+    if seen.loss_scaling or not seen.finite:
+        return _feed_skipped(config, state, seen)
     spike = _is_spike(config, state, seen.loss)
-    cooled = state.steps_since_change + 1 >= state.cooling
-    losses = _push(config, state.losses, seen.loss)
-    trial = state.trial and _feed_trial(config, state.trial, losses.recent, spike=spike)
-    if trial is not None and cooled and trial.harm is None:  # passed
-        trial = None
-        counted["rollbacks"] = 0
-    return state._replace(
-        **counted,
-        observed_steps=state.observed_steps + 1,
-        stable_steps=0 if spike else state.stable_steps + 1,
-        last_finite=True,
-        breaker=max(0, state.breaker - 1),
-        trial=trial,
-        losses=losses,
-        running_total_loss=_smoothed(config, state.running_total_loss, seen.total_loss),
-        gradient_norms=_push(config, state.gradient_norms, seen.gradient_norm),
+    steps_since_change = state.steps_since_change + 1
+    span, reference_steps, clip = config.smoothing_steps, config.reference_steps, config.max_loss_spike_threshold
+    losses, norms = state.losses.push(seen.loss, span, reference_steps, clip), state.gradient_norms
+    if seen.gradient_norm is not None:
+        norms = norms.push(seen.gradient_norm, span, reference_steps, clip)
+    trial, rollbacks = state.trial, state.rollbacks
+    if trial is not None:
+        trial = _feed_trial(config, trial, losses.recent, spike=spike)
+        if steps_since_change >= state.cooling and trial.harm is None:  # passed
+            trial, rollbacks = None, 0
+    kept = state[:KEPT_FIELDS]
+    changed = (  # in the order of the fields: `_replace` takes three times as long, and this is every step
+        seen.step,
+        steps_since_change,
+        state.observed_steps + 1,
+        0 if spike else state.stable_steps + 1,
+        True,
+        max(0, state.breaker - 1),
+        rollbacks,
+        trial,
+        _smoothed(config, state.running_total_loss, seen.total_loss),
+        losses,
+        norms,
     )
+    return ControllerState._make(kept + changed)
 
 
-def _push(config: AdaptiveWeightConfig, series: Series, value: float | None) -> Series:
-    if value is None:
-        return series
-    return series.push(
-        value,
-        span=config.smoothing_steps,
-        reference_steps=config.reference_steps,
-        clip=config.max_loss_spike_threshold,
+def _feed_skipped(config: AdaptiveWeightConfig, state: ControllerState, seen: Observation) -> ControllerState:
+    """Return the state after a step that the optimizer did not take, or on which something was not finite."""
+    state = state._replace(
+        step=seen.step,
+        steps_since_change=state.steps_since_change + 1,
+        skipped_steps=state.skipped_steps + (not seen.applied),
+    )
+    if seen.loss_scaling:
+        return state
+    return state._replace(
+        stable_steps=0,
+        last_finite=False,
+        breaker=min(state.breaker + _BREAKER_COST, config.max_non_finite_steps * _BREAKER_COST),
+        trial=state.trial and _harmed(state.trial, Reason.TRIAL_NON_FINITE, state.trial.ratio),
     )
 
 

@@ -3,11 +3,13 @@
 Six kinds of lines, told apart by `kind`, which comes first:
 
 - `header`: one at the start of each `fit`: `format`, `version` of the package, `run` (an id that a resumed run keeps),
-  `term`, `base_weight`, `config`, the controller's `state` to go on from (so that a replay is exact after a resume),
-  and the `process` (its id and host) that writes.
-- `step`: one per training step: the fields of `Observation` and the `weight` in force on that step. The last step of an
-  execution also carries the `action` and `reason` of the decision taken after it, and the figures that led there.
-- `event`: the whole `Decision` where it was anything but a HOLD, its `advice` and `wall_time`.
+  `term`, `base_weight`, `config`, whether it is a `shadow` run, the controller's `state` to go on from (so that a
+  replay is exact after a resume), and the `process` (its id and host) that writes.
+- `step`: one per training step: the fields of `Observation` and the `weight` in force on that step; in a shadow run the
+  `proposed_weight`, too. The last step of an execution also carries the `action` and `reason` of the decision taken
+  after it, and the figures that led there.
+- `event`: the whole `Decision` where it was anything but a HOLD, its `advice` and `wall_time`. In a shadow run its
+  weights are proposals, and `held_weight` is the one in force.
 - `block`: a summary of the last 256 steps (see `journal_blocks`), for whoever wants an overview only.
 - `saved`: the model was saved at this `step`, to a checkpoint from which the run may be resumed.
 - `end`: the writer was closed in an orderly way; with `interrupted`, because an exception ended `fit`.
@@ -80,7 +82,7 @@ class Journal:
     Attributes:
         headers: One for each `fit` that wrote to it.
         segments: For each header, the entries after it.
-        weights: The weight in force at each observation.
+        weights: The weight in force at each observation, also in a shadow run.
         problems: What could not be read, one sentence each.
     """
 
@@ -241,24 +243,24 @@ def read_journal(path: str | os.PathLike[str]) -> Journal:
         ValueError: The file does not begin with a journal's header, or its format is newer than this package.
     """
     journal = Journal()
-    pending: list[Observation] = []
+    pending: list[tuple[Observation, float]] = []  # steps of an execution whose last one, with the decision, is to come
     with open(path, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             try:
                 values = json.loads(line)
                 kind = values["kind"]
                 if kind == "header":
+                    _leave_out(journal, pending)
                     journal.headers.append(read_header(values, path))
                     journal.segments.append([])
-                    pending = []
                 elif not journal.headers:
                     break
                 elif kind == "step":
-                    pending.append(read_step(values))
-                    journal.weights.append(float(values["weight"]))
+                    pending.append((read_step(values), float(values["weight"])))
                     if "reason" in values:
-                        journal.segments[-1].append(Entry(tuple(pending)))
-                        pending = []
+                        journal.segments[-1].append(Entry(tuple(seen for seen, _ in pending)))
+                        journal.weights += [weight for _, weight in pending]
+                        pending.clear()
                 elif kind == "event":
                     _add_event(journal.segments[-1], Decision.from_dict(values))
             except (json.JSONDecodeError, KeyError, TypeError) as error:
@@ -266,10 +268,16 @@ def read_journal(path: str | os.PathLike[str]) -> Journal:
                 journal.problems.append(f"line {number} {cut}; it is left out")
     if not journal.headers:
         raise ValueError(f"read_journal: {os.fspath(path)!r} does not begin with the header of a journal.")
-    if pending:
-        journal.problems.append(f"the last {len(pending)} steps have no decision after them; they are left out")
-        del journal.weights[-len(pending) :]
+    _leave_out(journal, pending)
     return journal
+
+
+def _leave_out(journal: Journal, pending: list[tuple[Observation, float]]) -> None:
+    """Drop the steps of an execution that came to no decision, and say so."""
+    if pending:
+        steps = f"the {len(pending)} steps up to step {pending[-1][0].step}"
+        journal.problems.append(f"{steps} have no decision after them; they are left out")
+        pending.clear()
 
 
 def _add_event(segment: list[Entry], event: Decision) -> None:

@@ -22,7 +22,7 @@ from keras_adaptive_weights.decision import Action, Reason
 from keras_adaptive_weights.journal_lines import OUTCOME_FIGURES
 
 BLOCK_STEPS = 256
-FIGURES = ("weight", "loss", "total_loss", "gradient_norm", *OUTCOME_FIGURES)
+FIGURES = ("weight", "proposed_weight", "loss", "total_loss", "gradient_norm", *OUTCOME_FIGURES)
 _PHASES = {
     Reason.WARMUP.value: "warmup",
     Reason.COOLING.value: "cooling",

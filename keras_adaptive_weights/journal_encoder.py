@@ -31,9 +31,10 @@ class LineEncoder:
             decision: The decision after them.
             wall_time: When an event was decided, in seconds since the epoch.
         """
-        last = len(observations) - 1
+        held, last = decision.held_weight, len(observations) - 1
+        weights = (decision.old_weight, None) if held is None else (held, decision.old_weight)
         for number, seen in enumerate(observations):
-            values = step_values(seen, decision.old_weight)
+            values = step_values(seen, *weights)
             if number == last:
                 values.update(outcome_values(decision))
             self._block.add(values)

@@ -93,6 +93,8 @@ class JournalIndex:
         superseded: How many events were superseded by a resume from an earlier step.
         generation: Grows when something already told was taken back (the file was replaced, or a run resumed).
         weight: Weight in force after the last line.
+        proposed: Weight decided on after the last line: in a shadow run only proposed, else the same.
+        shadow: Whether the last `fit` was a shadow run.
         disabled: Whether adaptation is disabled after the last line.
         ended: Whether the last writer closed the journal in an orderly way.
     """
@@ -170,8 +172,8 @@ class JournalIndex:
         self.headers: list[Values] = []
         self.events: list[Values] = []
         self.problems = self.superseded = 0
-        self.weight = float("nan")
-        self.disabled = self.ended = False
+        self.weight = self.proposed = float("nan")
+        self.shadow = self.disabled = self.ended = False
         self._position = 0
         self._spans: list[Span] = []
         self._ranges: OrderedDict[tuple[int, int], list[Values]] = OrderedDict()
@@ -225,7 +227,8 @@ class JournalIndex:
             self.problems += 1
 
     def _take_event(self, values: Values) -> None:
-        self.weight = float(values["new_weight"])
+        self.proposed = float(values["new_weight"])
+        self.weight = float(values.get("held_weight", self.proposed))
         if values["action"] in (Action.DISABLE, Action.ENABLE):
             self.disabled = values["action"] == Action.DISABLE
         values["index"] = len(self.events)
@@ -235,7 +238,10 @@ class JournalIndex:
         if values["format"] > FORMAT:
             raise ValueError(f"{self.path!r} has format {values['format']}, this package reads up to {FORMAT}.")
         state = values["state"]
-        self.weight, self.disabled, self.ended = float(state["weight"]), bool(state["disabled"]), False
+        held = state.get("held_weight")
+        self.shadow, self.disabled, self.ended = held is not None, bool(state["disabled"]), False
+        self.proposed = float(state["weight"])
+        self.weight = self.proposed if held is None else float(held)
         if self.headers:
             self._position = start
             self._spans = self.spans

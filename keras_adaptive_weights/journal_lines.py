@@ -37,6 +37,11 @@ class Header:
     state: dict[str, Any]
     version: str = __version__
 
+    @property
+    def shadow(self) -> bool:
+        """Whether the decisions after it were only recorded, and the weight in force stayed."""
+        return self.state.get("held_weight") is not None
+
 
 def encode(values: Mapping[str, Any]) -> str:
     """Return one line of JSON, ASCII only, with the numbers JSON has no word for as strings."""
@@ -53,13 +58,20 @@ def header_values(header: Header) -> dict[str, Any]:
         "run": header.run,
         "term": header.term,
         "base_weight": header.base_weight,
+        "shadow": header.shadow,
         "config": header.config.to_dict(),
         "state": header.state,
     }
 
 
-def step_values(seen: Observation, weight: float) -> dict[str, Any]:
-    """Return the fields of a step line; what is as usual is left out."""
+def step_values(seen: Observation, weight: float, proposed_weight: float | None = None) -> dict[str, Any]:
+    """Return the fields of a step line; what is as usual is left out.
+
+    Args:
+        seen: The step.
+        weight: The weight in force on it.
+        proposed_weight: In a shadow run, the weight that the controller had proposed.
+    """
     values: dict[str, Any] = {
         "kind": "step",
         "step": seen.step,
@@ -69,6 +81,8 @@ def step_values(seen: Observation, weight: float) -> dict[str, Any]:
         "gradient_norm": seen.gradient_norm,
         "applied": seen.applied,
     }
+    if proposed_weight is not None:
+        values["proposed_weight"] = proposed_weight
     if seen.loss_scaling:
         values["loss_scaling"] = True
     if seen.dampening != 1.0:

@@ -57,7 +57,8 @@ def draw_run(index: JournalIndex) -> bytes:
     _draw_lines(axes[4], seen, "gradient norm", ("gradient_norm", "average_gradient_norm"), *limits)
     axes[3].set_yscale("function", functions=(_root, _square))
     axes[4].set(xlabel="step", xlim=(seen.first - 1, max(seen.last, 1)))
-    axes[0].set_title(f"Adaptive weight of {header['term']}", loc="left", parse_math=False)
+    shadow = " (shadow run)" if index.shadow else ""
+    axes[0].set_title(f"Adaptive weight of {header['term']}{shadow}", loc="left", parse_math=False)
     return _png(figure)
 
 
@@ -105,7 +106,13 @@ def _png(figure: Figure) -> bytes:
 def _draw_weight(axis: Axes, seen: View, index: JournalIndex, header: dict[str, Any]) -> None:
     steps = [bucket["last"] for bucket in seen.buckets]
     weights = seen.column("weight")
-    axis.step([*(step - 1 for step in steps[:1]), *steps], [*weights[:1], *weights], where="pre", color=_INK)
+    ends = [*(step - 1 for step in steps[:1]), *steps]
+    axis.step(ends, [*weights[:1], *weights], where="pre", color=_INK)
+    proposed = seen.column("proposed_weight")
+    if not all(map(math.isnan, proposed)):
+        axis.step(
+            ends, [*proposed[:1], *proposed], where="pre", color=_INK, linestyle="--", label="proposed, not in force"
+        )
     for value, style in (
         (header["config"]["min_weight"], "-"),
         (header["config"]["max_weight"], "-"),

@@ -32,7 +32,8 @@ def replay(
         one for each event that came from outside the controller (a disable, enable, rollback or reset by hand, a
         recovery of the model), which happens at the same place again. Without `config` and `base_weight` these are
         exactly the decisions of the recorded run, also where it was resumed: each `fit` goes on from the state that its
-        header holds. With either, only the first does, and the others go on from the decisions before them.
+        header holds. With either, only the first does, and the others go on from the decisions before them. Those of a
+        shadow run are proposals, as they were then: see `Decision.held_weight`.
 
     Raises:
         TypeError: `base_weight` is no number.
@@ -70,6 +71,8 @@ def _decide_again(
             state = ControllerState.from_dict(header.state)
         elif state is None:
             state = _start(header, settings, base_weight)
+        else:
+            state = controller.set_shadow(settings, state, shadow=header.shadow)
         for entry in entries:
             if entry.observations:
                 state, decision = controller.step(settings, state, entry.observations)

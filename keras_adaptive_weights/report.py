@@ -52,9 +52,12 @@ class Report:
         process: "alive", "ended" or "silent", and `age`: seconds since its last sign of life.
         first: First step.
         last: Last step.
-        weight: Weight after the last step; `base`, `lowest`, `highest` and `minimum`, `maximum` (its bounds) with it.
+        weight: Weight in force after the last step; `base`, `lowest`, `highest` and `minimum`, `maximum` (its bounds)
+            with it.
         enabled: Whether adaptation is on.
-        largest_change: Largest relative change of one decision, without disables.
+        shadow: Whether the last `fit` was a shadow run, whose decisions were not put into force.
+        proposed: Weight that was decided on last: that in force, or what a shadow run proposes.
+        largest_change: Largest relative change of one decision that took effect, without disables.
         skipped: Steps the optimizer did not take; `loss_scaling` of them are routine.
         resumed: How often the run was resumed.
         problems: Journal lines that could not be read.
@@ -77,6 +80,8 @@ class Report:
     minimum: float
     maximum: float
     enabled: bool
+    shadow: bool
+    proposed: float
     largest_change: float
     skipped: int
     loss_scaling: int
@@ -121,6 +126,8 @@ def make_report(path: str | os.PathLike[str]) -> Report:
         minimum=config["min_weight"],
         maximum=config["max_weight"],
         enabled=config["enabled"] and not index.disabled,
+        shadow=index.shadow,
+        proposed=index.proposed,
         largest_change=_largest_change(index.events),
         skipped=len(seen.skipped),
         loss_scaling=sum(routine for _, _, routine in seen.skipped),
@@ -234,6 +241,9 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("adaptation", "enabled" if report.enabled else "disabled"),
         ("skipped steps", skipped),
     ]
+    if report.shadow:
+        held = f"decisions are recorded only, {report.weight:.4g} stays in force; proposed is {report.proposed:.4g}"
+        facts.append(("shadow run", held))
     return facts + ([("unreadable", f"{report.problems:,} lines")] if report.problems else [])
 
 
@@ -263,8 +273,9 @@ def _holds(seen: View, config: dict[str, Any]) -> list[Holds]:
 
 def _weights(index: JournalIndex) -> list[float]:
     """Return every weight that was in force."""
-    started = [float(header["state"]["weight"]) for header in index.headers]
-    return started + [float(event["new_weight"]) for event in index.events]
+    starts = [(header["state"], "weight") for header in index.headers]
+    changes = [(event, "new_weight") for event in index.events]
+    return [float(values.get("held_weight") or values[name]) for values, name in starts + changes]
 
 
 def _largest_change(events: Iterable[dict[str, Any]]) -> float:
@@ -273,13 +284,14 @@ def _largest_change(events: Iterable[dict[str, Any]]) -> float:
         / min(float(event["new_weight"]), float(event["old_weight"]))
         - 1.0
         for event in events
-        if event["action"] != Action.DISABLE
+        if event["action"] != Action.DISABLE and "held_weight" not in event
     ]
     return max(changes, default=0.0)
 
 
 def _change(event: dict[str, Any]) -> str:
-    return f"{float(event['old_weight']):.4g} → {float(event['new_weight']):.4g}"
+    proposed = " (shadow)" if "held_weight" in event else ""
+    return f"{float(event['old_weight']):.4g} → {float(event['new_weight']):.4g}{proposed}"
 
 
 def _event_line(event: dict[str, Any]) -> str:

@@ -33,16 +33,17 @@ class Series(NamedTuple):
     reference: tuple[float, ...] = ()
     reference_mean: float = 0.0
 
-    def push(self, value: float, *, span: int, reference_steps: int, clip: float) -> Series:
+    def push(self, value: float, span: int, reference_steps: int, clip: float) -> Series:
         """Return the series with `value` added; on leaving the recent values one is cut at `clip` averages."""
-        recent = (*self.recent[-span:], value)  # a restored series may be longer than today's settings say
+        recent, reference, average = self
+        recent += (value,)
         if len(recent) <= span:
-            return Series(recent, self.reference, self.reference_mean)
-        old = recent[0]
-        if old > clip * self.reference_mean > 0.0:
-            old = clip * self.reference_mean
-        reference = (*self.reference[-(reference_steps - 1) :], old)
-        return Series(recent[1:], reference, sum(reference) / len(reference))
+            return Series(recent, reference, average)
+        old = recent[-span - 1]  # not the first: a restored series may be longer than today's settings say
+        if old > clip * average > 0.0:
+            old = clip * average
+        reference = reference[1 - reference_steps :] + (old,)  # noqa: RUF005 - unpacking takes twice as long
+        return Series(recent[-span:], reference, sum(reference) / len(reference))
 
     @property
     def average(self) -> float:
@@ -55,14 +56,15 @@ class Series(NamedTuple):
         average = self.average
         if len(self.recent) < 2 or not 0.0 < average < math.inf:
             return 0.0
-        center = mean(self.recent)
-        scaled = [(value - center) / average for value in self.recent]
-        return float(sum(map(mul, scaled, scaled))) / len(scaled)
+        count = len(self.recent)
+        center = sum(self.recent) / count
+        return sum([(scaled := (value - center) / average) * scaled for value in self.recent]) / count
 
     def compare(self, steps: int) -> Comparison:
         """Hold the newest `steps` recent values (at least one) against the older ones."""
-        recent = self.recent[-max(1, steps) :]
-        current, average = mean(recent), self.reference_mean if self.reference else math.nan
+        recent = self.recent[-steps:] if steps > 1 else self.recent[-1:]
+        current = sum(recent) / len(recent) if recent else math.nan
+        average = self.reference_mean if self.reference else math.nan
         ratio = current / average if 0.0 < average < math.inf else math.nan
         return Comparison(recent, self.reference, current, average, ratio)
 
@@ -74,10 +76,11 @@ class Noise(NamedTuple):
     autocorrelation: float = 0.0
     samples: int = 0
 
-    def standard_error(self, *counts: int) -> float:
-        """Relative standard error of a difference of means over `counts` successive values each."""
+    def standard_error(self, count: int, other: int | None = None) -> float:
+        """Relative standard error of a mean over `count` successive values, or of its difference from one of others."""
         inflation = (1.0 + self.autocorrelation) / (1.0 - self.autocorrelation)
-        return self.deviation * math.sqrt(sum(min(1.0, inflation / count) for count in counts))
+        error = min(1.0, inflation / count)
+        return self.deviation * math.sqrt(error if other is None else error + min(1.0, inflation / other))
 
     def quantile(self, normal: float) -> float:
         """The normal quantile, widened for the few independent values the deviation was measured on."""
@@ -149,11 +152,15 @@ def measure_noise(values: Sequence[float]) -> Noise:
     positions = _positions(n)
     scaled = [value / average - 1.0 for value in values]
     slope = sum(map(mul, scaled, positions)) * 12.0 / (n * (n * n - 1.0))
-    residuals = [value - slope * position for value, position in zip(scaled, positions, strict=True)]
-    squares = sum(map(mul, residuals, residuals))
+    squares = products = before = 0.0
+    for value, position in zip(scaled, positions):  # noqa: B905 - of one length; one loop, as it runs on every step
+        residual = value - slope * position
+        squares += residual * residual
+        products += before * residual
+        before = residual
     if squares <= (1e-9) ** 2 * n:  # rounding, not noise
         return Noise(samples=n)
-    raw = sum(map(mul, residuals, residuals[1:])) / squares
+    raw = products / squares
     phi = raw + (2.0 + 4.0 * raw) / n
     return Noise(math.sqrt(squares / (n - 2)), min(max(phi, 0.0), _MAX_AUTOCORRELATION), n)
 

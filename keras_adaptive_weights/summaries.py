@@ -87,6 +87,7 @@ class TensorBoardObserver:
         self._written: int | None = None
         self._undescribed = {
             self._weight_tag: "Weight in force from the next step on.",
+            f"{self._weight_tag}/proposed": "What a shadow run proposes; it is not in force.",
             f"{self._weight_tag}/minimum": "Lower bound of the weight.",
             f"{self._weight_tag}/maximum": "Upper bound of the weight.",
             f"{self._weight_tag}/base": "Base weight, which an emergency disable returns to.",
@@ -137,7 +138,9 @@ class TensorBoardObserver:
 
     def _scalars(self, decision: Decision) -> Iterator[tuple[str, float]]:
         weight = self._weight_tag
-        yield weight, decision.new_weight
+        yield weight, decision.weight_in_force
+        if decision.held_weight is not None:
+            yield f"{weight}/proposed", decision.new_weight
         yield f"{weight}/minimum", self._config.min_weight
         yield f"{weight}/maximum", self._config.max_weight
         yield f"{weight}/base", self._base_weight
@@ -206,6 +209,8 @@ def _text(tag: str, markdown: str) -> Summary.Value:
 def _markdown(decision: Decision) -> str:
     """Return the decision as a paragraph and a table of its evidence."""
     headline = f"**{decision.action.value}** {decision.old_weight:.6g} → {decision.new_weight:.6g}"
+    if decision.held_weight is not None:
+        headline += f" (shadow run: {decision.held_weight:.6g} stays in force)"
     lines = [f"{headline} at step {decision.step}, reason **{decision.reason.value}**: {decision.advice}"]
     if decision.note:
         lines += ["", f"Note: {decision.note}"]

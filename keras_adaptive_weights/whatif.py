@@ -23,6 +23,10 @@ CAVEAT = (
     "otherwise, not what the training would have become."
 )
 
+SHADOW = (
+    "Decisions of a shadow run are among those recorded: they were proposals, and the weight in force stayed as it was."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:

@@ -10,12 +10,14 @@ import pytest
 
 from keras_adaptive_weights import Action, AdaptiveWeightConfig, Observation, Reason, controller, replay
 from keras_adaptive_weights.controller_state import (
+    KEPT_FIELDS,
     ControllerState,
+    Trial,
     adaptive_weight_metrics,
     initial_state,
     stability_metrics,
 )
-from keras_adaptive_weights.statistics import Series
+from keras_adaptive_weights.statistics import Noise, Series
 
 NAN, INF = math.nan, math.inf
 QUICK = AdaptiveWeightConfig(
@@ -453,6 +455,23 @@ def test_reset_forgets_the_statistics_but_not_what_an_operator_did():
     assert (after.observed_steps, after.stable_steps, after.running_total_loss) == (0, 0, None)
     assert before.losses != after.losses
     assert (after.weight, after.step, after.skipped_steps) == (before.weight, before.step, before.skipped_steps)
+
+
+def test_a_step_takes_every_field_on():
+    """A field that `feed` forgot would go back to its default; each has another value here."""
+    trial = Trial(2.5, 1.0, 4, Noise(0.1, 0.0, 20))
+    known = {"held_weight": 2.0, "previous_weight": 2.5, "disabled": True, "last_finite": False, "trial": trial}
+    known |= {"running_total_loss": 4.0, "losses": Series((1.0,)), "gradient_norms": Series((2.0,)), "cooling": 99}
+    numbers = {name: 3 for name in ControllerState._fields if name not in known}
+    before = ControllerState(**known, **numbers)
+    after, _ = controller.step(QUICK, before, seen(1.5, norm=4.0))
+    fresh = ControllerState(1.0, 1.0)
+    assert not [name for name in known | numbers if getattr(before, name) == getattr(fresh, name)], "a test of all"
+    assert after[:KEPT_FIELDS] == before[:KEPT_FIELDS]
+    assert after[KEPT_FIELDS:] == (
+        0, 4, 4, 4, True, 2, 3, trial._replace(steps=1, ratio=1.5), pytest.approx(3.7),
+        Series((1.0, 1.5)), Series((2.0, 4.0)),
+    )  # fmt: skip
 
 
 def test_reset_does_not_shorten_the_cooling():

@@ -216,6 +216,46 @@ def test_a_bad_base_weight_is_refused(path, base, error):
         replay(path, base_weight=base)
 
 
+def lines_of(run):
+    return run.path.read_text().splitlines(keepends=True)
+
+
+@pytest.mark.parametrize(("at", "problem"), [("header", "step 95"), ("end", "step 103")])
+def test_steps_that_came_to_no_decision_leave_nothing_behind(path, at, problem):
+    """An execution of 8 steps whose last ones were lost, before the header of a resumed run or at the end."""
+    run = Run(path).train(88, per_execution=8)
+    checkpoint = run.checkpoint
+    before = [line for line in lines_of(run.train(8, per_execution=8).end()) if '"kind": "end"' not in line]
+    cut = before[: 1 + next(i for i, line in enumerate(before) if '"step": 95,' in line)]
+    path.unlink()
+    run.state, run.decisions = checkpoint
+    after = lines_of(run.begin().train(16, per_execution=8).end())
+    if at == "end":
+        cut = before[: 1 + next(i for i, line in enumerate(before) if '"step": 88,' in line)]
+        after = after[: 1 + next(i for i, line in enumerate(after) if '"step": 103,' in line)]
+    path.write_text("".join(cut + after))
+    journal = read_journal(path)
+    assert journal.problems == [f"the 7 steps up to {problem} have no decision after them; they are left out"]
+    assert len(journal.weights) == len(journal.observations) == (104 if at == "header" else 96)
+    weights = dict(zip((seen.step for seen in journal.observations), journal.weights, strict=True))
+    expected = {
+        step: decision.old_weight for decision in run.decisions for step in range(decision.step - 7, decision.step + 1)
+    }
+    assert weights == {step: expected[step] for step in weights}
+
+
+def test_a_step_without_its_weight_is_left_out_whole(path):
+    """Not its weight alone."""
+    run = Run(path).train(10).end()
+    path.write_text(
+        "".join(line.replace('"weight"', '"w"') if '"step": 7,' in line else line for line in lines_of(run))
+    )
+    journal = read_journal(path)
+    assert [seen.step for seen in journal.observations] == [1, 2, 3, 4, 5, 6, 8, 9, 10]
+    assert len(journal.weights) == 9
+    assert "cannot be read (KeyError('weight'))" in journal.problems[0]
+
+
 def test_a_file_that_is_no_journal_is_refused(path):
     with pytest.raises(FileNotFoundError):
         replay(path)

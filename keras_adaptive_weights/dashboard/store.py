@@ -101,6 +101,8 @@ class RunStore:
             "first": spans[0].first if spans else 0,
             "last": spans[-1].last if spans else 0,
             "weight": index.weight,
+            "shadow": index.shadow,
+            "proposed": index.proposed,
             "enabled": bool(header["config"].get("enabled", True)) and not index.disabled,
             "events": len(index.events),
             "superseded": index.superseded,

@@ -1,23 +1,27 @@
-"""What a decision costs: microseconds for each, and memory over a million observations.
+"""What a decision costs: microseconds for each, how fast a recorded run is replayed, and memory over a million steps.
 
     python tests/benchmarks/decision_cost.py             # two minutes
     python tests/benchmarks/decision_cost.py --quick     # ten seconds
 
 Every decision is timed by itself, so that the median is not disturbed by other processes. Streams differ in what the
 controller has to do: on a loss within the band it only keeps its statistics, outside it also measures their noise.
+Replays are timed by the processor time of this process, the fastest of a few; "from the file" reads the journal, too.
 Memory is that of the whole process, with the weight, its state and the decisions it keeps.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -27,6 +31,7 @@ from markdown import publish, table
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights import controller
 from keras_adaptive_weights.controller_state import initial_state
+from keras_adaptive_weights.journal import Header
 
 _BASE_WEIGHT = 2.5
 _POINTS = 5
@@ -40,10 +45,13 @@ def main() -> None:
     arguments = parser.parse_args()
     shorter = 50 if arguments.quick else 1
     timed = [_time(name, stream, 100_000 // shorter) for name, stream in _STREAMS.items()]
+    replayed = [_replay(name, stream, 20_000) for name, stream in _STREAMS.items()]
     kept = _memory(1_000_000 // shorter)
     publish(
         "Microseconds for each decision\n\n"
         + table(["losses", "median", "99th percentile", "decisions other than HOLD"], timed)
+        + "\nObservations a second in `kaw.replay`\n\n"
+        + table(["losses", "observations", "from the file"], replayed)
         + "\nMemory\n\n"
         + table(["observations", "resident memory", "state as JSON", "decisions kept"], kept),
         arguments.output,
@@ -61,6 +69,31 @@ def _time(name: str, stream: Callable[[], Iterator[kaw.Observation]], count: int
         events += decision.is_event
     took = took[config.warmup_steps + config.smoothing_steps :]
     return [name, f"{statistics.median(took):.1f}", f"{statistics.quantiles(took, n=100)[-1]:.1f}", str(events)]
+
+
+def _replay(name: str, stream: Callable[[], Iterator[kaw.Observation]], count: int) -> list[str]:
+    """Return how many observations a second are replayed, from memory and from a journal's file."""
+    seen = list(itertools.islice(stream(), count))
+    config = kaw.AdaptiveWeightConfig()
+    state = initial_state(config, _BASE_WEIGHT)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "journal.jsonl"
+        writer = kaw.JournalWriter(path, Header("run", "mel_loss", _BASE_WEIGHT, config, state.to_dict()))
+        for observation in seen:
+            state, decision = controller.step(config, state, (observation,))
+            writer.observe((observation,), decision)
+        writer.close()
+        return [name, *(f"{count / _fastest(kaw.replay, source):,.0f}" for source in (seen, path))]
+
+
+def _fastest(function: Callable[[Any], Any], argument: Any) -> float:
+    """Return the least processor time of a few calls, in seconds."""
+    took = []
+    for _ in range(5):
+        begin = time.process_time()
+        function(argument)
+        took.append(time.process_time() - begin)
+    return min(took)
 
 
 def _memory(count: int) -> list[list[str]]:
@@ -96,6 +129,7 @@ def _shifting() -> Iterator[kaw.Observation]:
 
 _STREAMS: dict[str, Callable[[], Iterator[kaw.Observation]]] = {
     "steady, 10 % noise": lambda: _steady(0.1),
+    "steady, 30 % noise": lambda: _steady(0.3),
     "steady, 60 % noise": lambda: _steady(0.6),
     "level shifts every 200 steps": _shifting,
 }

@@ -88,7 +88,8 @@ def ask(folder, index, strategy):
                 energy.enable("looked at")
                 energy.reset("from here on")
 
-    model.fit(modes.dataset(*modes.data()), verbose=0, callbacks=[energy, mel, Operator()])  # who comes last must not undo it
+    callbacks = [energy, mel, Operator()]  # who comes last must not undo it
+    model.fit(modes.dataset(*modes.data()), verbose=0, callbacks=callbacks)
     by_hand = [(d.action.value, d.step, d.reason.value, d.note) for d in energy.decisions]
     return by_hand, mel.decisions, model.loss.adaptive_weights["energy_loss"].weight
 

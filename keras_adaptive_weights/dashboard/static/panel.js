@@ -14,6 +14,8 @@ function usual({ least, greatest }) {
   return lows.length ? [lows[Math.floor(0.75 * (lows.length - 1))], highs[Math.floor(0.25 * (highs.length - 1))]] : [];
 }
 
+const has = ({ series }, { figure: name }) => series?.figures[name]?.last.some((value) => value !== null);
+
 export class Panel {
   constructor(spec, last) {
     this.spec = spec;
@@ -33,13 +35,15 @@ export class Panel {
   }
 
   describe() {
-    for (const line of this.spec.lines) {
-      this.legend.append(html("span", { class: `key key-${line.role}` }, line.label));
-    }
+    this.keys = this.spec.lines.map((line) => html("span", { class: `key key-${line.role}` }, line.label));
+    this.legend.append(...this.keys);
   }
 
   draw(context) {
-    const { width, view } = context;
+    const { width, view, runs } = context;
+    this.spec.lines.forEach((line, i) => {
+      this.keys[i].hidden = Boolean(line.optional) && !runs.some((run) => has(run, line));
+    });
     this.height = Math.round(this.spec.height * context.stretch);
     const outer = this.height + (this.last ? AXIS : 0);
     this.picture.setAttribute("width", width);
@@ -111,13 +115,14 @@ export class Panel {
     const ends = series.to.map(this.x);
     const drawn = [];
     for (const line of this.spec.lines) {
+      if (line.optional && !has(run, line)) continue;
       const columns = series.figures[line.figure];
       const y = (name) => columns[name].map((value) => (value === null ? null : this.y(value)));
       const paint = { class: `line ${line.role}`, stroke: color };
       const ranged = !series.exact && columns.least;
       if (ranged) drawn.push(this.drawRange(run, y, ends, runs.length));
       if (this.spec.step)
-        drawn.push(svg("path", { ...paint, class: "line weight-line", d: stepPath(starts, ends, y("last")) }));
+        drawn.push(svg("path", { ...paint, class: `line weight-line ${line.role}`, d: stepPath(starts, ends, y("last")) }));
       else if (line.role === "main" || !ranged) drawn.push(svg("path", { ...paint, d: linePath(ends, y("last")) }));
     }
     return [...drawn, this.drawBeyond(run, ends)];

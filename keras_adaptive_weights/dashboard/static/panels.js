@@ -8,7 +8,10 @@ export const PANELS = [
     title: "Weight",
     height: 230,
     step: true,
-    lines: [{ figure: "weight", label: "weight", role: "main" }],
+    lines: [
+      { figure: "weight", label: "weight", role: "main" },
+      { figure: "proposed_weight", label: "proposed in shadow, not in force", role: "proposed", optional: true },
+    ],
     limits: (run) => [
       ...limit(run.config.max_weight, "maximum"),
       ...limit(run.base_weight, "base"),

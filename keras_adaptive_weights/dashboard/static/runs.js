@@ -51,7 +51,8 @@ export class RunList {
     if (run.error) return html("li", { class: "broken" }, label, html("span", { class: "quiet" }, run.error));
     const [mark, text] = state(run);
     const enabled = run.enabled ? "enabled" : "disabled";
-    const about = `${run.term} · step ${count(run.last)} · weight ${figure(run.weight)} · ${enabled}`;
+    const shadow = run.shadow ? ` · shadow run, proposes ${figure(run.proposed)}` : "";
+    const about = `${run.term} · step ${count(run.last)} · weight ${figure(run.weight)} · ${enabled}${shadow}`;
     const problems = run.problems ? ` · ${count(run.problems)} lines unreadable` : "";
     return html(
       "li",

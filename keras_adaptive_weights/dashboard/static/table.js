@@ -1,7 +1,7 @@
 // The table of decisions: filters, order, selection, details of the chosen one.
 import { count, dateTime, figure, html, words } from "./dom.js";
 import { icon, kindLabel } from "./kinds.js";
-import { eventDetails } from "./tooltip.js";
+import { eventDetails, isProposal } from "./tooltip.js";
 
 const ROWS = 300;
 
@@ -146,7 +146,11 @@ export class DecisionTable {
       },
       html("td", { class: "number" }, count(event.step)),
       html("td", { class: "action-cell" }, icon(event.kind), ` ${kindLabel(event.kind)}`),
-      html("td", { class: "number" }, `${figure(event.old_weight)} → ${figure(event.new_weight)}`),
+      html(
+        "td",
+        { class: "number" },
+        `${figure(event.old_weight)} → ${figure(event.new_weight)}${isProposal(event) ? " (shadow)" : ""}`,
+      ),
       html("td", { class: "reason-cell" }, words(event.reason)),
       html("td", { class: "note-cell" }, event.note ?? ""),
       runs.length > 1 ? html("td", {}, swatch, ` ${run.name}`) : null,

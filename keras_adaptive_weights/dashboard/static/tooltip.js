@@ -4,6 +4,7 @@ import { icon, kindLabel } from "./kinds.js";
 
 const SHOWN = [
   "weight",
+  "proposed_weight",
   "loss",
   "running_average",
   "loss_ratio",
@@ -32,11 +33,14 @@ export class Tooltip {
   }
 }
 
+export const isProposal = ({ held_weight: held }) => held !== undefined;
+
 export function eventDetails(run, event, full = false) {
   const evidence = Object.entries(event.evidence ?? {})
     .map(([name, value]) => [name, figure(value)])
     .filter(([, text]) => text !== "–");
   const change = `${figure(event.old_weight)} → ${figure(event.new_weight)}`;
+  const held = isProposal(event) ? ` (shadow run: ${figure(event.held_weight)} stays in force)` : "";
   return [
     html(
       "div",
@@ -45,7 +49,7 @@ export function eventDetails(run, event, full = false) {
       html("strong", {}, kindLabel(event.kind)),
       ` at step ${count(event.step)}`,
     ),
-    html("div", { class: "details-change" }, change, html("span", { class: "reason" }, words(event.reason))),
+    html("div", { class: "details-change" }, `${change}${held}`, html("span", { class: "reason" }, words(event.reason))),
     event.note ? html("div", { class: "note" }, event.note) : null,
     event.advice ? html("p", { class: "advice" }, event.advice) : null,
     evidence.length ? table(full ? evidence : evidence.slice(0, 14)) : null,
