@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from test_callback import QUICK, RISING, fit, make_model
 
 import keras_adaptive_weights as kaw
+from keras_adaptive_weights import callback as callback_room
 from keras_adaptive_weights import controller
 from keras_adaptive_weights.continuation import _AGAIN, LostDisable, let_go, lost_disable
 from keras_adaptive_weights.controller_state import ControllerState, initial_state
@@ -320,6 +322,20 @@ def test_a_disable_that_a_kill_swallowed_is_carried_out_when_its_step_comes_agai
     journal = kaw.read_journal(tmp_path / "run" / "adaptive_weights" / "journal.jsonl")
     assert journal.headers[-1].state["step"] == 40
     assert journal.events[-1] == event
+
+
+def test_with_several_workers_a_swallowed_disable_travels_with_the_same_execution(tmp_path, monkeypatch):
+    """Asked for after step 60 it was passed on with step 61, and carried out on all workers after that."""
+    monkeypatch.setattr(callback_room, "several_workers", lambda strategy: True)
+    for again in (False, True):
+        model = make_model()
+        ours = kaw.AdaptiveMelWeightCallback(log_dir=tmp_path / "run")
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+        with contextlib.suppress(DiedError):
+            fit(model, RISING[:40], [ours, backup, *([] if again else [Operator(ours, 60, 70)])], epochs=2)
+        (event,) = [event for event in ours.decisions if event.action is kaw.Action.DISABLE]
+        assert event.step == 61
+    assert model.loss.adaptive_weights["mel_loss"].step_count == 80
 
 
 def test_a_disable_that_the_script_repeats_itself_is_in_the_record_once(tmp_path):
