@@ -171,7 +171,7 @@ class JournalWriter:
             raise self._failure
         if self._closed.is_set():
             return  # another writer took over
-        self._pending.append((observations, decision, self._clock() if decision.is_event else None))
+        self._pending.append((tuple(observations), decision, self._clock() if decision.is_event else None))
         if decision.is_event or len(self._pending) >= _MOST_PENDING:
             self._flush()
 

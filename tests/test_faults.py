@@ -406,6 +406,23 @@ def test_a_smaller_last_batch_counts_by_its_samples():
     assert callback.get_stability_metrics()["running_mel_loss"] == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30], ids=["nan", "inf", "gradient overflows"])
+@pytest.mark.parametrize("mode", [{}, {"jit_compile": True}], ids=str)
+def test_a_bad_batch_leaves_the_measure_of_a_spike_as_it_was(bad, mode):
+    """Or a NaN would switch the dampening off for ever, and an overflow raise its threshold."""
+    loss = make_loss(max_loss_spike_threshold=2.0)
+    model = make_training_model(loss=loss, **mode)
+    data = batches(13)
+    fit_batches(model, data[:12])
+    before = loss.total_average.numpy()
+    model.train_on_batch(data[12][0], np.full_like(data[12][1], bad))
+    assert model.telemetry.read()[-1].non_finite is not None
+    np.testing.assert_array_equal(loss.total_average.numpy(), before)
+    model.train_on_batch(data[12][0], data[12][1] * 100.0)
+    row = model.telemetry.read()[-1]
+    assert row.dampening == pytest.approx(2.0 * before[0] / row.total, rel=1e-5)
+
+
 @pytest.mark.parametrize("mode", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=str)
 def test_a_layer_that_divides_by_zero_leaves_no_trace_and_is_in_the_journal(mode, tmp_path):
     """A layer divides by the mean of its inputs: a batch of zeros makes 0 / 0, and poisons the statistics after it."""

@@ -88,8 +88,8 @@ def ask(folder, index, strategy):
                 energy.enable("looked at")
                 energy.reset("from here on")
 
-    callbacks = [energy, mel, Operator()]  # who comes last must not undo it
-    model.fit(modes.dataset(*modes.data()), verbose=0, callbacks=callbacks)
+    # energy first: the callback after it must not take its request back
+    model.fit(modes.dataset(*modes.data()), verbose=0, callbacks=[energy, mel, Operator()])
     by_hand = [(d.action.value, d.step, d.reason.value, d.note) for d in energy.decisions]
     return by_hand, mel.decisions, model.loss.adaptive_weights["energy_loss"].weight
 
