@@ -3,11 +3,13 @@
     python examples/train_xtts.py
     python examples/train_xtts.py --inject nan@150,spike@220
     python examples/train_xtts.py --data LJSpeech-1.1
+    python examples/train_xtts.py --log-dir runs/mine --resume    # once more after a crash: it goes on
 
 Without `--data` it trains on a corpus that it synthesises with eSpeak NG (320 sentences, 4 voices) and keeps in your
 cache. `AdaptiveMelWeightCallback` watches every step, adjusts the weight of the mel loss, and records each decision
-with its reason in `<log-dir>/adaptive_weights`. At the end there are a table, the picture `<log-dir>/run.png` and the
-trained weights `<log-dir>/model.weights.h5`.
+with its reason in `<log-dir>/adaptive_weights`. After every epoch all that the run needs to go on is saved; with
+`--resume` it goes on from there, with the batches it would have had, and in the same journal. At the end there are a
+table, the picture `<log-dir>/run.png` and the trained weights `<log-dir>/model.weights.h5`.
 
 Needs `pip install "keras-adaptive-weights[examples]"`. Ends with code 0; with 2 where an option or the data is of no
 use; with 1 where the trained model is not finite.
@@ -85,6 +87,7 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     import keras
     from xtts_demo import dataset
     from xtts_demo.model import XTTSModel
+    from xtts_demo.resume import CHECKPOINT, resume
 
     keras.utils.set_random_seed(options.seed)
     training, validation = dataset.split(clips, options.seed, options.batch_size)
@@ -96,16 +99,21 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     batches = dataset.Batches(training, shape, options.batch_size, options.seed)
     compile_model(model, options, plan)
     held_out = batches.validation(validation)
-    first = model.evaluate(held_out, verbose=0, return_dict=True)
+    first = model.evaluate(held_out, verbose=0, return_dict=True)  # it also builds the model
+    done = resume(model, options.log_dir / CHECKPOINT, plan) if options.resume else 0
+    if done:
+        print(f"resumed after step {done}")
+        first = model.evaluate(held_out, verbose=0, return_dict=True)
     print(
         f"{len(training)} clips to train on, {len(validation)} for validation; batches of {options.batch_size}, "
         f"padded to {shape.frames} frames ({shape.seconds:.1f} s) and {shape.characters} characters\n"
         f"model with {model.count_params():,} parameters; {plan.steps} steps in {plan.epochs} epochs of "
         f"{plan.steps_per_epoch}"
     )
-    counter, history = fit(model, batches.training(options.inject), held_out, plan, options)
-    mel_losses = [first["mel_loss"], *history["val_mel_loss"]]
-    finite = report(model, counter, plan, mel_losses, options.log_dir)
+    counter, history = fit(model, batches.training(options.inject, done), held_out, plan, options, done)
+    steps = range(done, plan.steps + 1, plan.steps_per_epoch)
+    validation_losses = list(zip(steps, [first["mel_loss"], *history["val_mel_loss"]], strict=True))
+    finite = report(model, counter, validation_losses, options.log_dir)
     speak(model, batches, validation[:_SPOKEN], shape.frames)
     print(f"done in {time.perf_counter() - started:.0f} s. To look at it: tensorboard --logdir {options.log_dir}")
     return 0 if finite else 1
@@ -170,11 +178,12 @@ def compile_model(model: XTTSModel, options: argparse.Namespace, plan: Plan) -> 
 
 
 def fit(
-    model: XTTSModel, training: Any, validation: Any, plan: Plan, options: argparse.Namespace
+    model: XTTSModel, training: Any, validation: Any, plan: Plan, options: argparse.Namespace, done: int = 0
 ) -> tuple[DecisionCounter, dict[str, list[float]]]:
-    """Train with the adaptive mel weight; return the counted decisions and Keras's history."""
+    """Train with the adaptive mel weight from step `done` on; return the counted decisions and Keras's history."""
     import keras
     from xtts_demo.report import DecisionCounter
+    from xtts_demo.resume import CHECKPOINT, Checkpoint
 
     from keras_adaptive_weights import AdaptiveMelWeightCallback
 
@@ -183,10 +192,12 @@ def fit(
         training,
         validation_data=validation,
         epochs=plan.epochs,
+        initial_epoch=done // plan.steps_per_epoch,
         steps_per_epoch=plan.steps_per_epoch,
         callbacks=[
             AdaptiveMelWeightCallback(log_dir=options.log_dir, observers=[counter]),
             keras.callbacks.TensorBoard(options.log_dir, write_graph=False),
+            Checkpoint(options.log_dir / CHECKPOINT),
         ],
         shuffle=False,
         verbose=0 if options.quiet else 1,
@@ -194,8 +205,15 @@ def fit(
     return counter, history.history
 
 
-def report(model: XTTSModel, counter: DecisionCounter, plan: Plan, mel_losses: Sequence[float], log_dir: Path) -> bool:
-    """Print the table, draw the picture, save the weights; return whether every parameter is finite."""
+def report(model: XTTSModel, counter: DecisionCounter, validation: Sequence[tuple[int, float]], log_dir: Path) -> bool:
+    """Print the table, draw the picture, save the weights; return whether every parameter is finite.
+
+    Args:
+        model: The trained model.
+        counter: The decisions of this process.
+        validation: Step and mel loss of each validation.
+        log_dir: Folder of the run.
+    """
     import numpy as np
     from xtts_demo.picture import draw
     from xtts_demo.report import describe_training
@@ -205,13 +223,12 @@ def report(model: XTTSModel, counter: DecisionCounter, plan: Plan, mel_losses: S
     model.save_weights(log_dir / "model.weights.h5")
     journal = read_journal(log_dir / "adaptive_weights" / "journal.jsonl")
     config = model.loss.mel_weight.config
-    print(f"\n{describe_training(journal, counter.counts, mel_losses, (config.min_weight, config.max_weight))}")
+    print(f"\n{describe_training(journal, counter.counts, validation, (config.min_weight, config.max_weight))}")
     spoilt = [variable.path for variable in model.weights if not np.isfinite(variable.numpy()).all()]
     print(f"  parameters of the model: {'not finite: ' + ', '.join(spoilt) if spoilt else 'all finite'}")
     for problem in journal.problems:
         print(f"journal: {problem}", file=sys.stderr)
     if journal.observations:
-        validation = list(zip(range(0, plan.steps + 1, plan.steps_per_epoch), mel_losses, strict=True))
         draw(log_dir / "run.png", journal, validation, config, f"Adaptive mel weight: {log_dir.name}")
         print(f"picture: {log_dir / 'run.png'}")
     else:

@@ -125,6 +125,16 @@ def test_the_same_seed_gives_the_same_batches(batches):
         tf.nest.map_structure(np.testing.assert_array_equal, one, two)
 
 
+@pytest.mark.parametrize("done", [2, 4])
+def test_a_resumed_run_has_the_batches_it_would_have_had(batches, done):
+    """Within an epoch of three batches and in the next one; faults are counted from the beginning of the run."""
+    made, _, _ = batches
+    planned = faults.parse("nan@5")
+    whole, resumed = list(made.training(planned).take(6)), made.training(planned, done).take(6 - done)
+    for one, two in zip(whole[done:], resumed, strict=True):
+        tf.nest.map_structure(np.testing.assert_array_equal, one, two)
+
+
 def test_validation_batches_are_the_same_each_time(batches):
     """Every clip once, with the same reference."""
     made, clips, _ = batches

@@ -25,6 +25,7 @@ from xtts_demo import options
         (["--inject", "nan150"], "argument --inject: expected nan@STEP or spike@STEP"),
         (["--inject", "nan@361"], "argument --inject: nan@361 is beyond the last step, 360"),
         (["--steps", "50", "--inject", "nan@20,spike@51"], "spike@51 is beyond the last step, 50"),
+        (["--resume"], "argument --resume: which run? Give its folder with --log-dir"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
     ],
 )
@@ -57,7 +58,7 @@ def test_help_names_every_option(capsys):
     shown = capsys.readouterr().out
     for option in (
         *("--steps", "--epochs", "--batch-size", "--learning-rate", "--steps-per-execution", "--jit", "--inject"),
-        *("--data", "--cache-dir", "--max-seconds", "--max-clips", "--seed", "--log-dir", "--quiet"),
+        *("--data", "--cache-dir", "--max-seconds", "--max-clips", "--seed", "--log-dir", "--resume", "--quiet"),
     ):
         assert option in shown
 

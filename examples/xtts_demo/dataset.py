@@ -114,12 +114,18 @@ class Batches:
         for clip in self._clips:
             self._same_speaker[clip.speaker].append(clip)
 
-    def training(self, faults: Mapping[int, str]) -> tf.data.Dataset:
-        """Return endless shuffled batches; the n-th one drawn is corrupted where `faults` has step n."""
+    def training(self, faults: Mapping[int, str], done: int = 0) -> tf.data.Dataset:
+        """Return endless shuffled batches.
+
+        Args:
+            faults: Kinds of faults by step: the batch of that step is corrupted.
+            done: Steps that a resumed run has taken already: their batches are passed over.
+        """
         order = tf.data.Dataset.range(len(self._clips))
         order = order.shuffle(len(self._clips), seed=self._seed, reshuffle_each_iteration=True).repeat().enumerate(1)
+        order = order.skip(done * self._batch_size)
         examples = order.map(lambda draw, index: self._load(self._clips, draw, index), num_parallel_calls=_LOADERS)
-        batches = examples.batch(self._batch_size, drop_remainder=True).enumerate(1)
+        batches = examples.batch(self._batch_size, drop_remainder=True).enumerate(1 + done)
         return batches.map(lambda step, batch: (batch[0], inject.corrupt(faults, step, batch[1]))).prefetch(_LOADERS)
 
     def validation(self, clips: Sequence[Clip]) -> tf.data.Dataset:

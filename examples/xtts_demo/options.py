@@ -71,6 +71,11 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     )
     output = parser.add_argument_group("output")
     output.add_argument("--log-dir", type=Path, help="folder of the run (default: runs/xtts-<date>-<time>)")
+    output.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --log-dir where its last epoch ended, if there is one",
+    )
     output.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 
@@ -84,10 +89,12 @@ def default_cache_dir() -> Path:
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
     """Parse and check what one option alone does not tell; a bad value ends the program with code 2."""
     options = parser.parse_args(argv)
+    if options.resume and options.log_dir is None:
+        parser.error("argument --resume: which run? Give its folder with --log-dir")
     if options.log_dir is None:
         options.log_dir = Path("runs") / time.strftime("xtts-%Y%m%d-%H%M%S")
-    if (options.log_dir / "adaptive_weights" / "journal.jsonl").exists():
-        parser.error(f"argument --log-dir: {options.log_dir} holds a run already; give another folder")
+    if not options.resume and (options.log_dir / "adaptive_weights" / "journal.jsonl").exists():
+        parser.error(f"argument --log-dir: {options.log_dir} holds a run already; give another folder, or --resume it")
     if options.log_dir.exists() and not options.log_dir.is_dir():
         parser.error(f"argument --log-dir: {options.log_dir} is no folder")
     if options.steps is not None or options.epochs is None:

@@ -53,14 +53,17 @@ def describe_scan(found: Scan, source: str) -> str:
 
 
 def describe_training(
-    journal: Journal, counts: Counter[tuple[str, str]], validation: Sequence[float], bounds: tuple[float, float]
+    journal: Journal,
+    counts: Counter[tuple[str, str]],
+    validation: Sequence[tuple[int, float]],
+    bounds: tuple[float, float],
 ) -> str:
     """Return the table at the end.
 
     Args:
         journal: The run's journal.
         counts: Number of decisions by action and reason.
-        validation: Mel loss of the validation clips before the first step and after each epoch.
+        validation: Step and mel loss of the validation clips, before the first step and after each epoch.
         bounds: Lowest and highest weight allowed.
     """
     seen = journal.observations
@@ -71,7 +74,7 @@ def describe_training(
         *(("", f"step {step.step} skipped: {step.non_finite} is not finite") for step in skipped),
         *(("", f"step {step.step} spiked: its gradients were scaled by {step.dampening:.2g}") for step in dampened),
         ("train mel loss", _train_losses([step.loss for step in seen if step.finite])),
-        ("validation mel loss", f"{_change(validation[0], validation[-1])}   (before the first step, at the end)"),
+        ("validation mel loss", _validation_losses(validation)),
         ("mel weight", f"{_path(journal)}   (within [{bounds[0]:g}, {bounds[1]:g}])"),
         *(
             ("", f"step {event.step}: {event.action} to {event.new_weight:.4g}, {event.reason}")
@@ -90,6 +93,13 @@ def _train_losses(losses: Sequence[float]) -> str:
     first, last = losses[:_FIRST], losses[-_LAST:]
     change = _change(statistics.median(first), statistics.median(last))
     return f"{change}   (medians of the first {len(first)} and last {len(last)} steps)"
+
+
+def _validation_losses(validation: Sequence[tuple[int, float]]) -> str:
+    """Return how the validation loss changed in this process, which may have resumed the run."""
+    (begin, first), (_, last) = validation[0], validation[-1]
+    since = f"after step {begin}, where it resumed" if begin else "before the first step"
+    return f"{_change(first, last)}   ({since}, at the end)"
 
 
 def _change(first: float, last: float) -> str:
