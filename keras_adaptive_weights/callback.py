@@ -20,13 +20,12 @@ from keras_adaptive_weights.control import CONTROL, ControlFile
 from keras_adaptive_weights.controller_state import adaptive_weight_metrics, stability_metrics
 from keras_adaptive_weights.decision import Decision, Observation
 from keras_adaptive_weights.distribution import is_chief, several_workers
+from keras_adaptive_weights.fit_needs import find_weight, refuse_twins
 from keras_adaptive_weights.journal import DecisionLogger, DecisionObserver, DecisionPrinter, Header, JournalWriter
-from keras_adaptive_weights.losses import CompositeLoss
 from keras_adaptive_weights.record import RunRecord
 from keras_adaptive_weights.recovery import Guard, ModelRecovery, TrainingStopped
 from keras_adaptive_weights.summaries import TensorBoardObserver
 from keras_adaptive_weights.telemetry import StepRow
-from keras_adaptive_weights.train_step import StableTrainStepMixin
 from keras_adaptive_weights.worker_requests import WorkerRequests
 
 SUBFOLDER = "adaptive_weights"
@@ -167,11 +166,11 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         del logs
         self._detach()  # an earlier fit may have ended by an exception, of which callbacks are not told
         self._begun = False
-        weight = self._find_weight()
+        weight = find_weight(type(self).__name__, self.model, self.term)
+        callbacks = callbacks_of_this_fit()
+        refuse_twins(self, [other for other in callbacks if isinstance(other, AdaptiveWeightCallback)])
         several = several_workers(self.model.distribute_strategy)
         self._workers = WorkerRequests(self.term, self._asked) if several else None
-        callbacks = callbacks_of_this_fit()
-        self._refuse_twins(callbacks)
         self._guard = Guard(self.model, self.recovery, self.max_consecutive_skips, callbacks)
         self._weight = weight
         self._read = self.model.telemetry.count
@@ -270,51 +269,6 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
             note, self._lost = self._lost.note, None
             if not self._weight.state.disabled:
                 self._ask("disable", note)
-
-    def _refuse_twins(self, callbacks: Sequence[keras.callbacks.Callback]) -> None:
-        """Refuse another callback of this `fit` for the same term, or with the same folder."""
-        for other in callbacks:
-            if other is self or not isinstance(other, AdaptiveWeightCallback):
-                continue
-            if other.term == self.term:
-                raise ValueError(
-                    f"{type(self).__name__}: argument `term` must be another one for each callback of a fit, or each "
-                    f"step is counted twice. Received: term={self.term!r} in two callbacks. Leave one out."
-                )
-            if self.log_dir is None or other.log_dir is None:
-                continue
-            if self.log_dir.resolve() == other.log_dir.resolve():
-                raise ValueError(
-                    f"{type(self).__name__}: argument `log_dir` must be another folder for each callback of a fit. "
-                    f"Received: log_dir={os.fspath(self.log_dir)!r} for {self.term!r} and {other.term!r}. Write "
-                    f"`log_dir={os.fspath(self.log_dir / self.term)!r}` and so on: TensorBoard finds all of them."
-                )
-
-    def _find_weight(self) -> AdaptiveWeight:
-        owner, model = type(self).__name__, self.model
-        if not isinstance(model, StableTrainStepMixin):
-            raise ValueError(
-                f"{owner} needs a model with StableTrainStepMixin, which measures losses and gradients. Received: "
-                f"{type(model).__name__}. Write `class MyModel(StableTrainStepMixin, keras.Model)`, or use StableModel."
-            )
-        loss = self.model.loss
-        if not isinstance(loss, CompositeLoss):
-            raise ValueError(
-                f"{owner} needs a model compiled with a CompositeLoss or XTTSLoss. Received: loss={loss!r}. Write "
-                "`model.compile(..., loss=XTTSLoss())`."
-            )
-        if self.term not in loss.terms:
-            raise ValueError(
-                f"{owner}: argument `term` must name a term of the loss. Received: term={self.term!r}; there are "
-                f"{sorted(loss.terms)}."
-            )
-        weight = loss.terms[self.term].weight
-        if not isinstance(weight, AdaptiveWeight):
-            raise ValueError(
-                f"{owner}: the weight of term {self.term!r} is fixed ({weight!r}). Write "
-                f"`LossTerm(fn, weight=AdaptiveWeight({weight!r}))` to let it adapt."
-            )
-        return weight
 
     @property
     def _folder(self) -> Path | None:
