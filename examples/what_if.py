@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.run_folder import find_journal
-from keras_adaptive_weights.whatif import WhatIf, parse_settings, what_if
+from keras_adaptive_weights.whatif import SHADOW, WhatIf, parse_settings, what_if
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,6 +77,8 @@ def report(journal: kaw.Journal, result: WhatIf) -> Iterator[str]:
         yield "Every decision would have been the same."
     else:
         yield f"The same before step {result.first_difference:,}; from there on, the two paths differ."
+    if any(header.shadow for header in journal.headers):
+        yield SHADOW
     yield ""
     yield f"{'recorded':<{_WIDTH}} | what if"
     yield f"{'-' * _WIDTH}-+-{'-' * _WIDTH}"

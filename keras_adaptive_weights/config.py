@@ -111,7 +111,8 @@ class AdaptiveWeightConfig:
         cooling_backoff: Factor on the cooling after each rollback in a row.
         max_cooling_factor: Longest cooling, in cooling periods.
         absurd_loss_factor: A weighted loss above this many times its average is refused by the validation.
-        max_rollbacks: Rollbacks in a row at which adaptation disables itself.
+        max_rollbacks: Rollbacks in a row at which adaptation disables itself. One for a non-finite step does not count
+            where such a step also came with no change on trial since the rollback before.
         max_non_finite_steps: Non-finite steps in a row at which adaptation disables itself; ten finite steps forgive
             one, so a lasting share above one in eleven gets there too.
 

@@ -5,7 +5,8 @@ one decision at the end, in this order:
 
 1. a circuit breaker that tripped: DISABLE, base weight;
 2. a change on trial that did harm (loss significantly worse, a spike, a non-finite step): ROLLBACK to the weight before
-   it, and the next cooling is longer; the `max_rollbacks`-th in a row is a DISABLE instead;
+   it, and the next cooling is longer; the `max_rollbacks`-th in a row is a DISABLE instead. One for a non-finite step
+   does not count where such steps also came with no change on trial: then it is the data that make them;
 3. gates, each a HOLD with its reason: switched off or disabled, last step non-finite, warmup, cooling, variance, stable
    streak, too few losses to compare with;
 4. the evidence: growing gradients or a low loss ask for less weight, a high loss with steady gradients for more, and a
@@ -245,16 +246,19 @@ def _roll_back(
     config: AdaptiveWeightConfig, state: ControllerState, reason: Reason, evidence: dict[str, float], note: str = ""
 ) -> tuple[ControllerState, Decision]:
     """Undo the last change and cool longer; disable where that happened too often in a row."""
-    rollbacks = state.rollbacks + (reason is not Reason.MANUAL)
+    automatic = reason is not Reason.MANUAL
+    stray = reason is Reason.TRIAL_NON_FINITE and state.faults_off_trial  # such steps come without a change, as well
+    rollbacks = state.rollbacks + (automatic and not stray)
     if rollbacks >= config.max_rollbacks:
         return _disable(state, Reason.REPEATED_ROLLBACKS, {**evidence, "rollbacks": float(rollbacks)}, note)
-    backoff = min(config.cooling_backoff**rollbacks, config.max_cooling_factor)
+    backoff = min(config.cooling_backoff ** (state.rollbacks + automatic), config.max_cooling_factor)
     weight = state.weight if state.previous_weight is None else state.previous_weight
     back = state._replace(
         weight=weight,
         previous_weight=None,
         trial=None,
         rollbacks=rollbacks,
+        faults_off_trial=False,
         steps_since_change=0,
         cooling=round(config.cooling_period * backoff),
     )

@@ -29,13 +29,14 @@ class Trial(NamedTuple):
         return cls(**{**values, "noise": Noise(**values["noise"]), "harm": None if harm is None else Reason(harm)})
 
 
-KEPT_FIELDS = 7
+KEPT_FIELDS = 8
 """So many fields of the state, the first ones, no finite step changes."""
 
 
 class ControllerState(NamedTuple):
     """Everything the controller remembers. Frozen, bounded, and the same after a round trip through JSON.
 
+    `faults_off_trial`: since the last rollback, a non-finite step came after a stable one with no change on trial.
     `weight` is what was decided. In a shadow run it is what the controller proposes, and `held_weight` what stays in
     force; otherwise that is None.
     """
@@ -46,6 +47,7 @@ class ControllerState(NamedTuple):
     previous_weight: float | None = None
     cooling: int = 0
     disabled: bool = False
+    faults_off_trial: bool = False
     skipped_steps: int = 0
     # the fields from here on are what every finite step changes: `intake.feed` builds them anew, in this order
     step: int = 0

@@ -69,6 +69,7 @@ def _feed_skipped(config: AdaptiveWeightConfig, state: ControllerState, seen: Ob
     return state._replace(
         stable_steps=0,
         last_finite=False,
+        faults_off_trial=state.faults_off_trial or (state.trial is None and state.stable_steps > 0),
         breaker=min(state.breaker + _BREAKER_COST, config.max_non_finite_steps * _BREAKER_COST),
         trial=state.trial and _harmed(state.trial, Reason.TRIAL_NON_FINITE, state.trial.ratio),
     )

@@ -163,7 +163,7 @@ def to_text(report: Report, *, bold: str = "", plain: str = "") -> str:
         plain: Terminal code put after them.
     """
     parts = [f"{bold}{_title(report)}{plain}", *(f"  {name:<14} {value}" for name, value in _facts(report))]
-    parts += ["", f"{bold}Why the weight moved{plain}"]
+    parts += ["", f"{bold}{_moves_heading(report)}{plain}"]
     parts += _text_table(("action", "reason", "times", "first", "last"), _move_rows(report)) or ["  It did not."]
     parts += ["", f"{bold}Why it did not{plain}"]
     for hold in report.holds:
@@ -206,7 +206,7 @@ def to_html(report: Report, picture: bytes) -> str:
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f"<style>{_STYLE}</style></head>"
         f'<body><h1>{title}</h1>{facts}<img alt="Weight, loss, loss ratio, variance and gradient norm over steps" '
-        f'src="data:image/png;base64,{image}"><h2>Why the weight moved</h2>{moves}<h2>Why it did not</h2>{holds}'
+        f'src="data:image/png;base64,{image}"><h2>{_moves_heading(report)}</h2>{moves}<h2>Why it did not</h2>{holds}'
         f"<h2>Latest decisions</h2>{latest}</body></html>\n"
     )
 
@@ -221,6 +221,10 @@ _STYLE = (
 
 def _title(report: Report) -> str:
     return f"Adaptive weight of {report.term}"
+
+
+def _moves_heading(report: Report) -> str:
+    return "Why the weight would have moved" if report.shadow else "Why the weight moved"
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:

@@ -388,6 +388,35 @@ def test_a_manual_rollback_ends_the_trial():
     check(turns[-1], "hold", "non_finite")
 
 
+@pytest.mark.parametrize(
+    ("between", "disabled"),
+    [
+        pytest.param([*flat(60), *seen(NAN), *flat(59)], False, id="also between the trials"),
+        pytest.param([*seen(NAN), *flat(119)], True, id="in the wake of the one on trial only"),
+        pytest.param([*OVERFLOW, *flat(119)], True, id="loss scaling between the trials"),
+        pytest.param(flat(120), True, id="on trial only"),
+    ],
+)
+def test_bad_data_are_not_held_against_the_changes(between, disabled):
+    """A non-finite step rolls back and lengthens the cooling in any case; whether it counts is the question."""
+    script = [*START, *seen(NAN), *flat(20, noise=0.01)] if not disabled else list(START)
+    for level in (1.5, 2.25, 3.375):
+        script += flat(SPAN, level, 0.01) + seen(NAN)
+        script += [replace(item, loss=level * item.loss) for item in between]
+    turns = play(QUICK, 2.5, script)
+    wanted = ["increase", "rollback"] * 3
+    assert [action for action, _, _ in changes(turns)] == ([*wanted[:-1], "disable"] if disabled else wanted)
+    rolled_back = [turn.after for turn in turns if turn.decision.action is Action.ROLLBACK]
+    assert [state.cooling for state in rolled_back] == ([24, 48] if disabled else [24, 24, 24])
+
+
+def test_bad_data_long_ago_excuse_one_rollback_only():
+    script = [*START, *seen(NAN), *flat(20, noise=0.01)]
+    for level in (1.5, 2.25, 3.375, 5.0625):
+        script += flat(SPAN, level, 0.01) + seen(NAN) + flat(120, level, 0.01)
+    assert [action for action, _, _ in changes(play(QUICK, 2.5, script))][1::2] == ["rollback"] * 3 + ["disable"]
+
+
 def test_repeated_rollbacks_end_at_the_base_weight():
     script = list(START)
     for level in (1.5, 2.25, 3.375):
@@ -462,6 +491,7 @@ def test_a_step_takes_every_field_on():
     trial = Trial(2.5, 1.0, 4, Noise(0.1, 0.0, 20))
     known = {"held_weight": 2.0, "previous_weight": 2.5, "disabled": True, "last_finite": False, "trial": trial}
     known |= {"running_total_loss": 4.0, "losses": Series((1.0,)), "gradient_norms": Series((2.0,)), "cooling": 99}
+    known |= {"faults_off_trial": True}
     numbers = {name: 3 for name in ControllerState._fields if name not in known}
     before = ControllerState(**known, **numbers)
     after, _ = controller.step(QUICK, before, seen(1.5, norm=4.0))

@@ -174,6 +174,7 @@ def test_report_picture_command_line_and_dashboard_say_so(folder):
     )  # fmt: skip
     assert "decisions are recorded only, 2.5 stays in force" in to_text(report)
     assert "2.5 → 2.625 (shadow)" in to_text(report)
+    assert "Why the weight would have moved" in to_text(report)
     status = "\n".join(status_lines(report, Style()))
     assert "shadow run  decisions are recorded only" in status
     assert "in shadow (2.5 stays in force)" in status

@@ -92,6 +92,11 @@ def right_direction(limit: float, results: Sequence[int]) -> Verdict:
     return f"at least {_percent(limit)}" if limit else "not wrongly", measured, lower >= limit and wrong <= 0.02 * runs
 
 
+def none_disabled(results: Sequence[tuple[int, float, bool]]) -> Verdict:
+    """Whether adaptation stayed on to the end."""
+    return "none", f"{sum(result[2] for result in results)} of {len(results)} runs", not any(r[2] for r in results)
+
+
 def all_same(results: Sequence[bool]) -> Verdict:
     """Whether every run gave the same decisions."""
     return "the same decisions", f"the same in {sum(results)} of {len(results)} runs", all(results)
@@ -141,6 +146,7 @@ def cases() -> Iterator[Case]:
     yield from _descents()
     yield from _loops()
     yield from _other_losses()
+    yield from _bad_data()
 
 
 def _false_changes() -> Iterator[Case]:
@@ -249,6 +255,13 @@ def _other_losses() -> Iterator[Case]:
     ):
         simulate = partial(sim.stationary, **settings)
         yield Case("Moves per 10,000 steps on other losses", name, simulate, partial(at_most_rate, limit), 4)
+
+
+def _bad_data() -> Iterator[Case]:
+    simulate = partial(sim.stationary, draw=partial(sim.with_bad_batches, noise=0.1, share=0.01))
+    yield Case(
+        "Disabled itself within 10,000 steps", "1 % NaN, level +-25 % every 500 steps", simulate, none_disabled, 8
+    )
 
 
 def _settings(**changes: Any) -> kaw.AdaptiveWeightConfig:
