@@ -1,0 +1,60 @@
+"""The workers: processes of one thread each, which train one run after the other. The parent alone writes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from .grid import Cell, Settings
+from .results import Row
+
+_RUNS_OF_A_PROCESS = 25  # then a new one: what TensorFlow never gives back stays bounded
+
+
+def run_all(
+    cells: Sequence[Cell],
+    settings: Settings,
+    cache_dir: Path,
+    workers: int,
+    *,
+    runner: Callable[[Cell, Settings, Path], Row] | None = None,
+) -> Iterator[Row]:
+    """Train the runs and yield their rows as they come.
+
+    Args:
+        cells: The runs.
+        settings: What they have in common.
+        cache_dir: Where corpus and spectrograms are kept.
+        workers: Number of processes.
+        runner: What trains one run, importable. `None`: `training.run`.
+
+    Raises:
+        BrokenProcessPool: A worker died.
+    """
+    executor = ProcessPoolExecutor(
+        max_workers=workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_one_thread,
+        max_tasks_per_child=_RUNS_OF_A_PROCESS,
+    )
+    try:
+        futures = [executor.submit(runner or _train, cell, settings, cache_dir) for cell in cells]
+        for future in as_completed(futures):
+            yield future.result()
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _one_thread() -> None:
+    """Keep TensorFlow to one thread and the CPU, before it is imported."""
+    os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1", CUDA_VISIBLE_DEVICES="")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def _train(cell: Cell, settings: Settings, cache_dir: Path) -> Row:
+    from .training import run
+
+    return run(cell, settings, cache_dir)
