@@ -34,18 +34,17 @@ def run_all(
     Raises:
         BrokenProcessPool: A worker died.
     """
-    executor = ProcessPoolExecutor(
-        max_workers=workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_one_thread,
-        max_tasks_per_child=_RUNS_OF_A_PROCESS,
-    )
-    try:
-        futures = [executor.submit(runner or _train, cell, settings, cache_dir) for cell in cells]
-        for future in as_completed(futures):
-            yield future.result()
-    finally:
-        executor.shutdown(cancel_futures=True)
+    share = _RUNS_OF_A_PROCESS * workers
+    for first in range(0, len(cells), share):
+        # A new executor, since one with `max_tasks_per_child` may wait for ever (python/cpython#115634).
+        executor = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread)
+        try:
+            some = cells[first : first + share]
+            futures = [executor.submit(runner or _train, cell, settings, cache_dir) for cell in some]
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            executor.shutdown(cancel_futures=True)
 
 
 def _one_thread() -> None:
