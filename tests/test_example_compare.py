@@ -340,31 +340,6 @@ def test_a_report_without_results_is_a_clear_error(tmp_path, capsys):
 # The arithmetic
 
 
-@pytest.mark.parametrize(
-    ("probability", "degrees", "expected"),
-    [
-        (0.5, 3, 0.0),
-        (0.975, 1, 12.7062),
-        (0.95, 1, 6.3138),
-        (0.975, 4, 2.7764),
-        (0.95, 4, 2.1318),
-        (0.975, 9, 2.2622),
-        (0.95, 30, 1.6973),
-        (0.975, 1000, 1.9623),
-    ],
-)
-def test_the_quantiles_are_those_of_the_tables(probability, degrees, expected):
-    """Printed tables of Student's t."""
-    assert inference.t_quantile(probability, degrees) == pytest.approx(expected, abs=5e-5)
-
-
-@pytest.mark.parametrize(("probability", "degrees"), [(0.4, 3), (1.0, 3), (0.9, 0)])
-def test_a_quantile_that_does_not_exist_is_refused(probability, degrees):
-    """With both arguments named."""
-    with pytest.raises(ValueError, match="expected `probability` in"):
-        inference.t_quantile(probability, degrees)
-
-
 def test_the_interval_of_a_mean():
     """1, 2, 3, 4, 10: mean 4, deviation 3.5355, half width 2.7764 * 3.5355 / sqrt(5) = 4.3899."""
     assert inference.mean_interval([1.0, 2.0, 3.0, 4.0, 10.0]) == (4.0, pytest.approx(4.3899, abs=1e-4))
