@@ -15,14 +15,10 @@ if TYPE_CHECKING:
     from keras_adaptive_weights.callback import AdaptiveMelWeightCallback, AdaptiveWeightCallback
     from keras_adaptive_weights.config import AdaptiveWeightConfig, TrainingConfig, XTTSConfig
     from keras_adaptive_weights.decision import Action, Decision, Observation, Reason
-    from keras_adaptive_weights.journal import (
-        DecisionLogger,
-        DecisionObserver,
-        Journal,
-        JournalWriter,
-        read_journal,
-    )
+    from keras_adaptive_weights.journal.reader import Journal, read_journal
+    from keras_adaptive_weights.journal.writer import JournalWriter
     from keras_adaptive_weights.losses import CompositeLoss, LossTerm
+    from keras_adaptive_weights.observers import DecisionLogger, DecisionObserver
     from keras_adaptive_weights.recovery import ModelRecovery, TrainingStopped
     from keras_adaptive_weights.replaying import replay
     from keras_adaptive_weights.train_step import StableModel, StableTrainStepMixin
@@ -36,10 +32,10 @@ _HOME = {
     "AdaptiveWeightConfig": "config",
     "CompositeLoss": "losses",
     "Decision": "decision",
-    "DecisionLogger": "journal",
-    "DecisionObserver": "journal",
-    "Journal": "journal",
-    "JournalWriter": "journal",
+    "DecisionLogger": "observers",
+    "DecisionObserver": "observers",
+    "Journal": "journal.reader",
+    "JournalWriter": "journal.writer",
     "LossTerm": "losses",
     "ModelRecovery": "recovery",
     "Observation": "decision",
@@ -50,7 +46,7 @@ _HOME = {
     "TrainingStopped": "recovery",
     "XTTSConfig": "config",
     "XTTSLoss": "xtts_loss",
-    "read_journal": "journal",
+    "read_journal": "journal.reader",
     "replay": "replaying",
 }
 

@@ -18,7 +18,7 @@ from keras_adaptive_weights import controller
 from keras_adaptive_weights.config import AdaptiveWeightConfig
 from keras_adaptive_weights.controller_state import ControllerState, initial_state
 from keras_adaptive_weights.decision import Decision, Observation, Reason
-from keras_adaptive_weights.journal import DecisionObserver
+from keras_adaptive_weights.observers import DecisionObserver
 
 _KEPT_DECISIONS = 1000
 _logger = logging.getLogger("keras_adaptive_weights")

@@ -15,13 +15,15 @@ import keras
 from keras_adaptive_weights.adaptive_weight import AdaptiveWeight
 from keras_adaptive_weights.checkpoints import callbacks_of_this_fit
 from keras_adaptive_weights.config import check_bool, check_number
-from keras_adaptive_weights.continuation import LostDisable, lost_disable
 from keras_adaptive_weights.control import CONTROL, ControlFile
 from keras_adaptive_weights.controller_state import adaptive_weight_metrics, stability_metrics
 from keras_adaptive_weights.decision import Decision, Observation
 from keras_adaptive_weights.distribution import is_chief, several_workers
 from keras_adaptive_weights.fit_needs import find_weight, refuse_twins
-from keras_adaptive_weights.journal import DecisionLogger, DecisionObserver, DecisionPrinter, Header, JournalWriter
+from keras_adaptive_weights.journal.lines import Header
+from keras_adaptive_weights.journal.lost_disable import LostDisable, lost_disable
+from keras_adaptive_weights.journal.writer import JournalWriter
+from keras_adaptive_weights.observers import DecisionLogger, DecisionObserver, DecisionPrinter
 from keras_adaptive_weights.record import RunRecord
 from keras_adaptive_weights.recovery import Guard, ModelRecovery, TrainingStopped
 from keras_adaptive_weights.summaries import TensorBoardObserver

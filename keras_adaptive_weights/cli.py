@@ -14,7 +14,7 @@ from typing import Any
 
 from keras_adaptive_weights.cli_text import Style, change_of, print_json, say, status_lines, what_if_lines
 from keras_adaptive_weights.control import ACTIONS, Switch
-from keras_adaptive_weights.journal import read_journal
+from keras_adaptive_weights.journal.reader import read_journal
 from keras_adaptive_weights.picture import draw_run, draw_what_if, write_picture
 from keras_adaptive_weights.report import Report, make_report, open_index, to_html, to_text
 from keras_adaptive_weights.run_folder import find_journal

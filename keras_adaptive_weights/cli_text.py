@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from keras_adaptive_weights.config import AdaptiveWeightConfig
 from keras_adaptive_weights.decision import Decision
 from keras_adaptive_weights.explain import headline
-from keras_adaptive_weights.journal_lines import encode
+from keras_adaptive_weights.journal.lines import encode
 from keras_adaptive_weights.report import Report
 from keras_adaptive_weights.whatif import CAVEAT, SHADOW, WhatIf
 

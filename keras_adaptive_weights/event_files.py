@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
-from keras_adaptive_weights.continuation import abandoned_file, move_aside
+from keras_adaptive_weights.journal.continuation import abandoned_file, move_aside
 
 _MARK = "tfevents"
 _TIME_DIGITS = 10

@@ -8,8 +8,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from keras_adaptive_weights.explain import RECOVERIES
-from keras_adaptive_weights.journal_index import JournalIndex
-from keras_adaptive_weights.journal_view import View, view
+from keras_adaptive_weights.journal.index import JournalIndex
+from keras_adaptive_weights.journal.view import View, view
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

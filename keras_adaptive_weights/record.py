@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from keras_adaptive_weights.decision import Decision, Observation
-from keras_adaptive_weights.journal import DecisionObserver
+from keras_adaptive_weights.observers import DecisionObserver
 
 
 class Writer(DecisionObserver, Protocol):

@@ -10,7 +10,8 @@ from keras_adaptive_weights import controller
 from keras_adaptive_weights.config import AdaptiveWeightConfig
 from keras_adaptive_weights.controller_state import ControllerState, initial_state
 from keras_adaptive_weights.decision import Action, Decision, Observation
-from keras_adaptive_weights.journal import Entry, Header, Journal, read_journal
+from keras_adaptive_weights.journal.lines import Header
+from keras_adaptive_weights.journal.reader import Entry, Journal, read_journal
 
 _DEFAULT_BASE_WEIGHT = 2.5
 

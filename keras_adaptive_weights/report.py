@@ -12,8 +12,8 @@ from typing import Any
 
 from keras_adaptive_weights.decision import Action
 from keras_adaptive_weights.explain import headline, meaning
-from keras_adaptive_weights.journal_index import JournalIndex
-from keras_adaptive_weights.journal_view import View, view
+from keras_adaptive_weights.journal.index import JournalIndex
+from keras_adaptive_weights.journal.view import View, view
 from keras_adaptive_weights.run_folder import find_journal, liveliness
 
 _LATEST = 10

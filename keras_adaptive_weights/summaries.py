@@ -26,9 +26,9 @@ from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from keras_adaptive_weights.config import AdaptiveWeightConfig
-from keras_adaptive_weights.continuation import let_go, take_over
 from keras_adaptive_weights.decision import Action, Decision, Observation, Reason
 from keras_adaptive_weights.event_files import Kept, take_back, wait_for_a_later_name
+from keras_adaptive_weights.journal.continuation import let_go, take_over
 
 _OUTCOME_SCALARS = {
     "action": "What was decided: " + ", ".join(f"{action.code} {action.value}" for action in Action) + ".",

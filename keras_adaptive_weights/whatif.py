@@ -15,7 +15,7 @@ from typing import Any
 from keras_adaptive_weights.config import AdaptiveWeightConfig
 from keras_adaptive_weights.controller_state import ControllerState
 from keras_adaptive_weights.decision import Decision
-from keras_adaptive_weights.journal import Journal
+from keras_adaptive_weights.journal.reader import Journal
 from keras_adaptive_weights.replaying import entries_in_force, replay
 
 CAVEAT = (

@@ -8,7 +8,8 @@ from keras_adaptive_weights import controller
 from keras_adaptive_weights.config import AdaptiveWeightConfig
 from keras_adaptive_weights.controller_state import initial_state
 from keras_adaptive_weights.decision import Observation, Reason
-from keras_adaptive_weights.journal import Header, JournalWriter
+from keras_adaptive_weights.journal.lines import Header
+from keras_adaptive_weights.journal.writer import JournalWriter
 
 CONFIG = AdaptiveWeightConfig(warmup_steps=60, cooling_period=30, gradient_norm_threshold=6.0)
 MARKUP = '<img src="x" onerror="document.title = 1"><b>bold</b> & "quoted"'

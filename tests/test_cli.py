@@ -13,7 +13,7 @@ from dashboard_runs import RunMaker, eventful_run
 from keras_adaptive_weights.cli import main
 from keras_adaptive_weights.config import AdaptiveWeightConfig
 from keras_adaptive_weights.control import CONTROL, ControlFile
-from keras_adaptive_weights.journal import read_journal
+from keras_adaptive_weights.journal.reader import read_journal
 from keras_adaptive_weights.whatif import parse_settings, what_if
 
 

@@ -6,11 +6,11 @@ import math
 import pytest
 from dashboard_runs import RunMaker, eventful_run
 
-from keras_adaptive_weights.journal import read_journal
-from keras_adaptive_weights.journal_blocks import BLOCK_STEPS, BlockBuilder
-from keras_adaptive_weights.journal_chain import lines_by_chain, other_lines
-from keras_adaptive_weights.journal_index import JournalIndex, LocalFiles
-from keras_adaptive_weights.journal_view import to_columns, view
+from keras_adaptive_weights.journal.blocks import BLOCK_STEPS, BlockBuilder
+from keras_adaptive_weights.journal.chain import lines_by_chain, other_lines
+from keras_adaptive_weights.journal.index import JournalIndex, LocalFiles
+from keras_adaptive_weights.journal.reader import read_journal
+from keras_adaptive_weights.journal.view import to_columns, view
 
 
 def index_of(path):
@@ -213,7 +213,7 @@ def test_a_chain_with_a_broken_link_still_finds_every_line(tmp_path, damage):
 
 
 def test_a_long_journal_is_opened_by_its_chain_with_the_same_result(run, monkeypatch):
-    monkeypatch.setattr("keras_adaptive_weights.journal_index._LONG_BYTES", 1000)
+    monkeypatch.setattr("keras_adaptive_weights.journal.index._LONG_BYTES", 1000)
     quick = JournalIndex(run.journal)
     read = []
     inner = quick._files.read

@@ -15,7 +15,7 @@ from xtts_demo.options import Plan
 from xtts_demo.resume import CHECKPOINT, Checkpoint, resume
 
 import keras_adaptive_weights as kaw
-from keras_adaptive_weights.journal_lines import encode, outcome_values
+from keras_adaptive_weights.journal.lines import encode, outcome_values
 
 sys.path.insert(0, str(Path(__file__).parent / "resume"))
 import verify

@@ -10,7 +10,8 @@ import what_if as example
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights import controller
 from keras_adaptive_weights.controller_state import initial_state
-from keras_adaptive_weights.journal import Header, JournalWriter
+from keras_adaptive_weights.journal.lines import Header
+from keras_adaptive_weights.journal.writer import JournalWriter
 
 CONFIG = kaw.AdaptiveWeightConfig()
 

@@ -28,7 +28,7 @@ from test_train_step import fit as fit_batches
 from test_train_step import make_model as make_training_model
 
 import keras_adaptive_weights as kaw
-from keras_adaptive_weights import journal as journal_room
+from keras_adaptive_weights.journal import writer as journal_room
 from keras_adaptive_weights.recovery import ModelRecovery
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -19,7 +19,7 @@ from keras_adaptive_weights import (
     replay,
 )
 from keras_adaptive_weights.controller_state import initial_state
-from keras_adaptive_weights.journal import Header
+from keras_adaptive_weights.journal.lines import Header
 
 CONFIG = AdaptiveWeightConfig(warmup_steps=20, cooling_period=12, min_stable_steps=5, loss_smoothing_factor=0.3)
 

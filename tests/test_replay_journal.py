@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from keras_adaptive_weights import AdaptiveWeightConfig, Observation, controller, read_journal, replay
 from keras_adaptive_weights.controller_state import ControllerState, initial_state
 from keras_adaptive_weights.decision import Reason
-from keras_adaptive_weights.journal import Entry, Header, Journal, JournalWriter
-from keras_adaptive_weights.journal_lines import encode
+from keras_adaptive_weights.journal.lines import Header, encode
+from keras_adaptive_weights.journal.reader import Entry, Journal
+from keras_adaptive_weights.journal.writer import JournalWriter
 from keras_adaptive_weights.whatif import what_if
 
 CONFIG = AdaptiveWeightConfig(warmup_steps=20, cooling_period=12, min_stable_steps=5, loss_smoothing_factor=0.3)

@@ -96,7 +96,7 @@ def test_without_matplotlib_the_error_says_what_to_install(folder, monkeypatch):
 
 
 def test_the_picture_of_a_what_if(folder, run):
-    from keras_adaptive_weights.journal import read_journal
+    from keras_adaptive_weights.journal.reader import read_journal
     from keras_adaptive_weights.whatif import what_if
 
     assert png_size(draw_what_if(what_if(read_journal(run.journal)), 2.5))[0] > 1000

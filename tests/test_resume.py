@@ -17,10 +17,12 @@ from test_callback import QUICK, RISING, fit, make_model
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights import callback as callback_room
 from keras_adaptive_weights import controller
-from keras_adaptive_weights.continuation import _AGAIN, LostDisable, let_go, lost_disable
 from keras_adaptive_weights.controller_state import ControllerState, initial_state
-from keras_adaptive_weights.journal import Header, JournalWriter
-from keras_adaptive_weights.journal_index import JournalIndex
+from keras_adaptive_weights.journal.continuation import let_go
+from keras_adaptive_weights.journal.index import JournalIndex
+from keras_adaptive_weights.journal.lines import Header
+from keras_adaptive_weights.journal.lost_disable import AGAIN, LostDisable, lost_disable
+from keras_adaptive_weights.journal.writer import JournalWriter
 from keras_adaptive_weights.summaries import TensorBoardObserver
 
 sys.path.insert(0, str(Path(__file__).parent / "resume"))
@@ -243,7 +245,7 @@ def test_a_request_at_the_restore_point_counts_if_it_came_before_the_save(asked_
     assert [event.note for event in events] == ([] if asked_after_the_save else ["operator heard clipping"])
     with caplog.at_level(logging.WARNING, "keras_adaptive_weights"):
         lost = lost_disable(first.path, saved.step)
-    assert lost == (LostDisable(20, f"operator heard clipping{_AGAIN}") if asked_after_the_save else None)
+    assert lost == (LostDisable(20, f"operator heard clipping{AGAIN}") if asked_after_the_save else None)
     assert ("disabled by hand at step 20 (operator heard clipping)" in caplog.text) == asked_after_the_save
 
 
@@ -316,7 +318,7 @@ def test_a_disable_that_a_kill_swallowed_is_carried_out_when_its_step_comes_agai
         train(again=False)
     model, ours = train(again=True)
     (event,) = [event for event in ours.decisions if event.action is kaw.Action.DISABLE]
-    assert (event.step, event.note) == (asks, f"operator heard clipping{_AGAIN}")
+    assert (event.step, event.note) == (asks, f"operator heard clipping{AGAIN}")
     weight = model.loss.adaptive_weights["mel_loss"]
     assert (weight.step_count, weight.enabled, float(weight.variable)) == (80, False, 2.5)
     journal = kaw.read_journal(tmp_path / "run" / "adaptive_weights" / "journal.jsonl")
@@ -437,7 +439,8 @@ def test_a_writer_left_open_by_an_exception_is_taken_over(tmp_path):
 
 OPEN_ELSEWHERE = """
 import sys
-from keras_adaptive_weights.journal import Header, JournalWriter
+from keras_adaptive_weights.journal.lines import Header
+from keras_adaptive_weights.journal.writer import JournalWriter
 from keras_adaptive_weights.config import AdaptiveWeightConfig
 from keras_adaptive_weights.controller_state import initial_state
 config = AdaptiveWeightConfig()

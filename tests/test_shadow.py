@@ -13,8 +13,8 @@ from test_summaries import read
 
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.cli_text import Style, status_lines, what_if_lines
-from keras_adaptive_weights.journal_index import JournalIndex
-from keras_adaptive_weights.journal_view import view
+from keras_adaptive_weights.journal.index import JournalIndex
+from keras_adaptive_weights.journal.view import view
 from keras_adaptive_weights.picture import draw_run
 from keras_adaptive_weights.report import make_report, to_text
 from keras_adaptive_weights.whatif import what_if

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from keras_adaptive_weights.journal_index import LocalFiles
+from keras_adaptive_weights.journal.index import LocalFiles
 from keras_adaptive_weights.run_folder import FOLDER, JOURNAL
 
 

@@ -14,9 +14,9 @@ from werkzeug import wrappers
 
 from keras_adaptive_weights.dashboard.store import RunStore, parse_roots
 from keras_adaptive_weights.explain import meaning
-from keras_adaptive_weights.journal_index import JournalIndex
-from keras_adaptive_weights.journal_lines import encode, plain
-from keras_adaptive_weights.journal_view import to_columns, view
+from keras_adaptive_weights.journal.index import JournalIndex
+from keras_adaptive_weights.journal.lines import encode, plain
+from keras_adaptive_weights.journal.view import to_columns, view
 
 _STATIC = Path(__file__).parent / "static"
 _LEAST_POINTS, _MOST_POINTS = 16, 4000

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_adaptive_weights.dashboard.files import TensorBoardFiles, find_journals
-from keras_adaptive_weights.journal_index import JournalIndex
+from keras_adaptive_weights.journal.index import JournalIndex
 
 _NAMED_PATH = re.compile(r"^([^:/\\]{2,}):(?!//)(.+)$")
 

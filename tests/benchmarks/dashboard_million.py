@@ -29,8 +29,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # what the browser tests hav
 from keras_adaptive_weights.config import AdaptiveWeightConfig
 from keras_adaptive_weights.controller_state import initial_state
 from keras_adaptive_weights.decision import Action, Decision, Observation, Reason
-from keras_adaptive_weights.journal import Header, JournalWriter
-from keras_adaptive_weights.journal_index import JournalIndex
+from keras_adaptive_weights.journal.index import JournalIndex
+from keras_adaptive_weights.journal.lines import Header
+from keras_adaptive_weights.journal.writer import JournalWriter
 
 
 def main() -> None:

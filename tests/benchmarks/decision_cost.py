@@ -31,7 +31,7 @@ from markdown import publish, table
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights import controller
 from keras_adaptive_weights.controller_state import initial_state
-from keras_adaptive_weights.journal import Header
+from keras_adaptive_weights.journal.lines import Header
 
 _BASE_WEIGHT = 2.5
 _POINTS = 5

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import verify
 
-from keras_adaptive_weights.journal import read_journal
+from keras_adaptive_weights.journal.reader import read_journal
 
 STEPS = 40
 KILLS_PER_CHAIN = 4  # of at most 65 steps each: the 280 steps of the run are enough

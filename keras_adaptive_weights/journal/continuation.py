@@ -17,7 +17,6 @@ starts another run: then the whole journal is moved aside. A journal of any othe
 from __future__ import annotations
 
 import io
-import json
 import logging
 import os
 import re
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from keras_adaptive_weights.decision import Action, Decision
-from keras_adaptive_weights.journal_lines import Header, revived
+from keras_adaptive_weights.journal.lines import Header, parse_line
 
 try:
     import fcntl
@@ -38,7 +37,6 @@ except ImportError:  # Windows has no record locks of this kind
 ABANDONED = "abandoned"
 _STEP = re.compile(rb'\{"kind": "step", "step": (\d+),')
 _HEADER = b'{"kind": "header"'
-_AGAIN = " (again: the run was resumed from before it)"
 _logger = logging.getLogger("keras_adaptive_weights")
 
 
@@ -152,7 +150,7 @@ def _bytes_to_keep(file: BinaryIO, path: Path, header: Header) -> int:
     """
     file.seek(0)
     first = file.readline()
-    owner = (_values(first) or {}).get("run")
+    owner = (parse_line(first) or {}).get("run")
     if owner == header.run:
         return _find_restore_point(file, header.state)
     cut_short = not first.endswith(b"\n") and first[: len(_HEADER)] == _HEADER[: len(first)]
@@ -175,9 +173,9 @@ def _may_be_resumed(file: BinaryIO) -> bool:
     for line in file:
         if line.startswith(b'{"kind": "saved"'):
             return True
-        if line.startswith(b'{"kind": "end"') and not (_values(line) or {}).get("interrupted"):
+        if line.startswith(b'{"kind": "end"') and not (parse_line(line) or {}).get("interrupted"):
             return True
-        if line.startswith(_HEADER) and int((_values(line) or {"state": {"step": 0}})["state"]["step"]):
+        if line.startswith(_HEADER) and int((parse_line(line) or {"state": {"step": 0}})["state"]["step"]):
             return True
     return False
 
@@ -203,7 +201,7 @@ def _find_restore_point(file: BinaryIO, state: Mapping[str, Any]) -> int:
                 break
             tail.clear()
         elif not line.startswith(b'{"kind": "block"'):
-            values = _values(line) or {}
+            values = parse_line(line) or {}
             if _reaches(values) > step:
                 break
             tail.append(_Line(end, values))
@@ -239,7 +237,7 @@ def _take_back(file: BinaryIO, path: Path, keep: int, header: Header, header_lin
     """Move what follows byte `keep` aside, and say so."""
     step = int(header.state["step"])
     file.seek(0)
-    owner = str((_values(file.readline()) or {}).get("run", "unknown"))
+    owner = str((parse_line(file.readline()) or {}).get("run", "unknown"))
     first = f"{header_line}\n".encode() if keep else b""
     to = abandoned_file(path.parent, f"{path.stem}-{owner[:8]}-after-step-{step}", path.suffix)
     move_aside(file, keep, to, first)
@@ -247,70 +245,3 @@ def _take_back(file: BinaryIO, path: Path, keep: int, header: Header, header_lin
         _logger.info("The run goes on from step %d; what it had recorded after that is now in %s.", step, to)
     else:
         _logger.info("A run that ended before its first checkpoint is now in %s; a new run begins.", to)
-
-
-class LostDisable(NamedTuple):
-    """A disable by hand that a resumed run has yet to repeat: after which step, and the note for the record."""
-
-    step: int
-    note: str
-
-
-def lost_disable(path: Path, step: int) -> LostDisable | None:
-    """Return the operator's last word, where that was to disable and came after the restore point; and log it.
-
-    Args:
-        path: The journal, whose lost lines were moved aside already.
-        step: Step that the run goes on from.
-    """
-    abandoned = sorted((path.parent / ABANDONED).glob(f"*{path.suffix}"))
-    lost = max((word for file in abandoned for word in _words(file)), key=lambda word: word.time, default=None)
-    if lost is None or lost.action is not Action.DISABLE or lost.step < step:
-        return None
-    if any(word.time >= lost.time for word in _words(path)):
-        return None
-    _logger.warning(
-        "The weight was disabled by hand at step %d (%s), after step %d, from which the run goes on: it will be "
-        "disabled again at that step. Call `emergency_disable` to have it disabled now.",
-        lost.step,
-        lost.note or "no note",
-        step,
-    )
-    return LostDisable(lost.step, f"{lost.note.removesuffix(_AGAIN)}{_AGAIN}")
-
-
-class _Word(NamedTuple):
-    """A disable or enable by hand: when it was, and the decision."""
-
-    time: float
-    step: int
-    action: Action
-    note: str
-
-
-def _words(path: Path) -> list[_Word]:
-    """Return what was disabled and enabled by hand in a journal; none where it cannot be read."""
-    words = []
-    try:
-        with path.open("rb") as file:
-            lines = [line for line in file if line.startswith(b'{"kind": "event"') and line.endswith(b"\n")]
-    except OSError:
-        return []
-    for line in lines:
-        try:
-            values = _values(line) or {}
-            decision, time = Decision.from_dict(values), float(values["wall_time"])
-        except (KeyError, ValueError, TypeError):
-            continue
-        if decision.by_hand and decision.action in (Action.DISABLE, Action.ENABLE):
-            words.append(_Word(time, decision.step, decision.action, decision.note))
-    return words
-
-
-def _values(line: bytes) -> dict[str, Any] | None:
-    """Return what a line holds; None where it cannot be read."""
-    try:
-        values = json.loads(line)
-    except ValueError:
-        return None
-    return revived(values) if isinstance(values, dict) else None

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_adaptive_weights.decision import Decision, Observation
-from keras_adaptive_weights.journal_blocks import BLOCK_STEPS, BlockBuilder
-from keras_adaptive_weights.journal_lines import encode, outcome_values, step_values
+from keras_adaptive_weights.journal.blocks import BLOCK_STEPS, BlockBuilder
+from keras_adaptive_weights.journal.lines import encode, outcome_values, step_values
 
 
 class LineEncoder:

@@ -9,7 +9,7 @@ A block says about the steps since the block (or header) before it:
   "disabled" or "" for none of them;
 - `skipped`: the skipped steps, as lists of step, what was non-finite (or null), and whether it was routine loss
   scaling;
-- `bytes`, `events`: what leads to the block before it (see `journal_chain`), added by the writer.
+- `bytes`, `events`: what leads to the block before it (see `chain`), added by the writer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_adaptive_weights.decision import Action, Reason
-from keras_adaptive_weights.journal_lines import OUTCOME_FIGURES
+from keras_adaptive_weights.journal.lines import OUTCOME_FIGURES
 
 BLOCK_STEPS = 256
 FIGURES = ("weight", "proposed_weight", "loss", "total_loss", "gradient_norm", *OUTCOME_FIGURES)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras_adaptive_weights.decision import Action
-from keras_adaptive_weights.journal_blocks import FIGURES, BlockBuilder
-from keras_adaptive_weights.journal_index import JournalIndex, Span, Values
+from keras_adaptive_weights.journal.blocks import FIGURES, BlockBuilder
+from keras_adaptive_weights.journal.index import JournalIndex, Span, Values
 
 _COARSEST = 8
 _TRIED = (Action.INCREASE, Action.DECREASE)
@@ -34,7 +34,7 @@ class View:
         first: First step of the window that the journal has.
         last: Last step of the window that the journal has.
         steps: Number of steps in the window.
-        buckets: Blocks (see `journal_blocks`) of equal shares of the steps, oldest first; of one step each where
+        buckets: Blocks (see `blocks`) of equal shares of the steps, oldest first; of one step each where
             they are few enough.
         reasons: How often each reason of a HOLD was given.
         bands: Phases of the controller.

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from keras_adaptive_weights.decision import Action
-from keras_adaptive_weights.journal_blocks import BLOCK_STEPS, BlockBuilder
-from keras_adaptive_weights.journal_chain import lines_by_chain, other_lines
-from keras_adaptive_weights.journal_lines import FORMAT
+from keras_adaptive_weights.journal.blocks import BLOCK_STEPS, BlockBuilder
+from keras_adaptive_weights.journal.chain import lines_by_chain, other_lines
+from keras_adaptive_weights.journal.lines import FORMAT
 
 _CHUNK_BYTES = 1 << 22
 _STEP_LINE = b'{"kind": "step"'

@@ -159,3 +159,12 @@ def revived(value: Any) -> Any:
 
 def _optional(value: float | str | None) -> float | None:
     return None if value is None else float(value)
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """Return what a line holds; None where it cannot be read."""
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return None
+    return revived(values) if isinstance(values, dict) else None

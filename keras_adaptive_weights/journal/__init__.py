@@ -1,0 +1,25 @@
+"""The record of truth: every step's observation and every decision, one JSON object a line.
+
+Six kinds of lines, told apart by `kind`, which comes first:
+
+- `header`: one at the start of each `fit`: `format`, `version` of the package, `run` (an id that a resumed run keeps),
+  `term`, `base_weight`, `config`, whether it is a `shadow` run, the controller's `state` to go on from (so that a
+  replay is exact after a resume), and the `process` (its id and host) that writes.
+- `step`: one per training step: the fields of `Observation` and the `weight` in force on that step; in a shadow run the
+  `proposed_weight`, too. The last step of an execution also carries the `action` and `reason` of the decision taken
+  after it, and the figures that led there.
+- `event`: the whole `Decision` where it was anything but a HOLD, its `advice` and `wall_time`. In a shadow run its
+  weights are proposals, and `held_weight` is the one in force.
+- `block`: a summary of the last 256 steps (see `blocks`), for whoever wants an overview only.
+- `saved`: the model was saved at this `step`, to a checkpoint from which the run may be resumed.
+- `end`: the writer was closed in an orderly way; with `interrupted`, because an exception ended `fit`.
+
+The steps of a journal are consecutive also where the run was killed and resumed: see `continuation`.
+
+Numbers that JSON has no word for are the strings "nan", "inf" and "-inf". What is to be written waits in a buffer, and
+is put into words and written together at every event, after 256 executions, and at least once a second: many lines at
+once cost a fraction of what they cost one by one between two training steps. So at most the last second is missing
+after the process was killed; a last line that was cut off is left out by the reader and reported. While the writer
+lives, it also touches the file once a second, so that the file's time tells a training that is slow from one that is
+gone.
+"""
