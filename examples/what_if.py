@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 CANNOT_TELL = """\
-What this cannot tell: every loss and gradient norm in the journal was measured while the recorded weight was in force.
+What this cannot tell: every loss and gradient norm in the journal was measured under the weight in force at that step.
 Another weight would have led to other parameters, and these to other losses. So this shows when the rule would have
 moved the weight on the losses there were: how often it would have acted, and on what. It does not show that training
 would have gone better or worse, and least of all whether a rollback was right: a trial here judges a change that this
 training never saw. To know that, train again."""
 _SIGNS = {"increase": "^", "decrease": "v", "rollback": "<", "disable": "s", "enable": "o", "reset": "D", "reject": "X"}
-_COLORS = {"recorded": "#26323a", "what if": "#c4560f"}
+_LOOKS = {"recorded": ("#26323a", 4.0, 0.45), "what if": ("#c4560f", 1.5, 1.0)}  # colour, width, opacity
 _WIDTH, _POINTS = 52, 4000
 
 
@@ -90,6 +90,8 @@ def report(journal: kaw.Journal, result: WhatIf) -> Iterator[str]:
         weights = [weight for _, weight in path]
         listed = ", ".join(f"{count} {action}" for action, count in counts.most_common()) or "no decision but HOLD"
         yield f"{name:<9} {listed}; weight {min(weights):.3f} to {max(weights):.3f}, at the end {weights[-1]:.3f}"
+    held = ", ".join(f"{count:,} {reason}" for reason, count in result.holds.items())
+    yield f"{'held by':<9} {held or 'nothing'} (what if)"
     yield ""
     yield CANNOT_TELL
 
@@ -124,8 +126,10 @@ def draw(journal: kaw.Journal, result: WhatIf, file: str) -> None:
     if result.first_difference is not None:
         for axis in (top, below):
             axis.axvspan(result.first_difference, last, color="#c4560f", alpha=0.06, linewidth=0)
-        below.set_title("shaded: measured under the recorded weight, not the other one", fontsize=9, loc="left")
+        below.set_title("shaded: measured under the weight in force then, not the other one", fontsize=9, loc="left")
     top.axhline(journal.headers[0].base_weight, color="#8a5a2b", linestyle=":", linewidth=1, label="base weight")
+    for action in dict.fromkeys(str(event.action) for event in (*result.recorded, *result.decided)):
+        top.plot([], [], _SIGNS[action], color="#7d7d7d", label=action)
     top.set_ylabel("weight")
     top.legend(loc="best", fontsize=9)
     below.set(xlabel="step", ylabel=f"raw {journal.headers[0].term}")
@@ -136,9 +140,13 @@ def draw(journal: kaw.Journal, result: WhatIf, file: str) -> None:
 
 def _draw_path(axis: Axes, name: str, path: list[tuple[int, float]], events: list[kaw.Decision], last: int) -> None:
     steps, weights = zip(*path, (max(last, path[-1][0]), path[-1][1]), strict=True)
-    axis.step(steps, weights, where="post", color=_COLORS[name], label=name)
+    color, width, opacity = _LOOKS[name]
+    proposed = " (proposed in shadow)" if any(event.held_weight is not None for event in events) else ""
+    axis.step(steps, weights, where="post", color=color, linewidth=width, alpha=opacity, label=f"{name}{proposed}")
     for event in events:
-        axis.plot(event.step, event.new_weight, _SIGNS[event.action], color=_COLORS[name], markersize=6)
+        axis.plot(
+            event.step, event.new_weight, _SIGNS[event.action], color=color, markersize=4.0 + width, alpha=opacity
+        )
 
 
 def _sides(result: WhatIf) -> Iterator[tuple[str, list[tuple[int, float]], list[kaw.Decision]]]:

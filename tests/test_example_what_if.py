@@ -63,6 +63,9 @@ def test_both_sides_list_every_decision(capsys, run):
     assert "600 disable  2.500  manual" in left
     assert "600 disable  2.500  manual" in right
     assert "cooling_period 50 -> 100" in out
+    holds = sum(not decision.is_event for decision in again)
+    counts = out.partition("held by   ")[2].partition(" (what if)")[0].split(", ")
+    assert sum(int(count.split()[0].replace(",", "")) for count in counts) == holds
 
 
 def test_it_says_what_it_cannot_tell_and_from_where_on(capsys, run):
@@ -71,6 +74,21 @@ def test_it_says_what_it_cannot_tell_and_from_where_on(capsys, run):
     assert example.CANNOT_TELL in out
     assert f"The same before step {decisions[0].step:,};" in out
     assert "train again" in out
+
+
+def test_a_shadow_run_is_said_to_be_one(capsys, tmp_path):
+    state = controller.set_shadow(CONFIG, initial_state(CONFIG, 2.5), shadow=True)
+    header = Header("a", "mel_loss", 2.5, CONFIG, state.to_dict())
+    writer = JournalWriter(tmp_path / "journal.jsonl", header)
+    for step in range(1, 200):
+        seen = (kaw.Observation(step, 1.0 if step < 120 else 0.5, None, 2.0),)
+        state, decision = controller.step(CONFIG, state, seen)
+        writer.observe(seen, decision)
+    writer.close()
+    left, _, out = called(capsys, tmp_path, "cooling_period=100", png=tmp_path / "what_if.png")
+    assert example.SHADOW in out
+    assert "Warning" not in out
+    assert "decrease 2.381" in left[0]
 
 
 def test_settings_that_change_nothing_are_said_to(capsys, run):
