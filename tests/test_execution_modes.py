@@ -30,6 +30,7 @@ def test_one_device(mode):
     assert wrong == []
 
 
+@pytest.mark.timeout(660)  # a minute, but ten times that beside other work
 @pytest.mark.parametrize(
     "command",
     [["matrix.py", "--quick", "--only", "two replicas"], ["two_processes.py", "--quick"]],
@@ -41,7 +42,7 @@ def test_replicas_and_processes(command):
         [sys.executable, FOLDER / command[0], *command[1:]],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=600,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
         check=False,
     )
