@@ -13,6 +13,7 @@ from test_summaries import read
 
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.cli_text import Style, status_lines, what_if_lines
+from keras_adaptive_weights.dashboard.store import RunStore
 from keras_adaptive_weights.journal.index import JournalIndex
 from keras_adaptive_weights.journal.view import view
 from keras_adaptive_weights.picture import draw_run
@@ -184,6 +185,9 @@ def test_report_picture_command_line_and_dashboard_say_so(folder):
     index = JournalIndex(folder / "adaptive_weights" / "journal.jsonl")
     index.refresh()
     assert (index.shadow, index.weight, index.proposed) == (True, 2.5, journal.events[-1].new_weight)
+    store = RunStore({"": str(folder.parent)})
+    (name,) = [name for name in store.names() if name.endswith(folder.name)]
+    assert {"shadow": True, "weight": 2.5, "proposed": index.proposed}.items() <= store.summary(name).items()
     assert max(view(index, points=20).column("proposed_weight", "greatest")) > 2.5
     assert draw_run(index).startswith(b"\x89PNG")
 
