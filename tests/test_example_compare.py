@@ -445,8 +445,24 @@ def test_a_reference_that_always_ends_nan_is_nothing_to_compare_with():
     plain = ["0 of 2", "-", "-", "to NaN", "0", "0", "0", "-"]
     assert lines_of(text, "1 % NaN batches", "plain Keras, fixed weight")[0][2:] == plain
     compared = lines_of(text, "1 % NaN batches", "mixin + adaptive weight / plain Keras, fixed weight")[0][2:]
-    words = "nothing to compare with: plain Keras, fixed weight ended NaN"
+    words = "nothing to compare with: the second ended NaN"
     assert compared == ["0", "-", words, "-", words]
+
+
+@pytest.mark.parametrize(
+    ("contestant", "words"),
+    [
+        (ADAPTIVE, "nothing to compare with: the first ended NaN"),
+        (None, "nothing to compare with: no seed in which both ended finite"),
+    ],
+)
+def test_why_there_is_no_pair_is_said(contestant, words):
+    """Also where it is ours that ended NaN."""
+    bad = {"finite": False, "val_mel_l1": math.nan, "val_total": math.nan}
+    rows = [row("nan", FIXED, 1), row("nan", FIXED, 2, **bad), row("nan", ADAPTIVE, 1, **bad)]
+    rows.append(row("nan", ADAPTIVE, 2, **(bad if contestant else {})))
+    compared = lines_of(report(rows), "1 % NaN batches", "mixin + adaptive weight / mixin, fixed weight")[0]
+    assert compared[2:] == ["0", "-", words, "-", words]
 
 
 # The whole of it

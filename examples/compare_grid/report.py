@@ -6,8 +6,8 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 
-from .grid import ADAPTIVE, CONTESTANTS, FIXED, PLAIN, SCENARIOS
-from .inference import MARGIN, Comparison, Verdict, compare, mean_interval
+from .grid import ADAPTIVE, CONTESTANTS, FIXED, PLAIN, SCENARIOS, Cell
+from .inference import MARGIN, Comparison, compare, mean_interval
 from .results import Row
 
 _RESULT_HEADER = (
@@ -22,10 +22,10 @@ _RESULT_HEADER = (
     "skips",
     "time",
 )
-_PAIR_HEADER = ("scenario", "compared", "pairs", "mel L1", "", "total", "")
+_PAIR_HEADER = ("scenario", "first / second", "pairs", "mel L1", "", "total", "")
 _QUESTION = (
-    "Not worse? Mean difference between pairs of one seed, relative to the mean of the second, and its one-sided upper "
-    f"95 % bound, for a margin of {100 * MARGIN:g} %:"
+    "Not worse? Mean difference between pairs of one seed, relative to the mean of the second; its one-sided upper "
+    f"95 % bound; the verdict for a margin of {100 * MARGIN:g} %."
 )
 _PAIRS = ((ADAPTIVE, FIXED), (ADAPTIVE, PLAIN), (FIXED, PLAIN))
 
@@ -86,21 +86,22 @@ def pair_lines(rows: Sequence[Row]) -> Iterator[list[str]]:
             if not {(scenario, ours), (scenario, reference)} <= ran:
                 continue
             pairs = paired(by_cell, scenario, ours, reference)
+            no_pairs = _no_pairs(rows, scenario, ours, reference)
             line = [title, f"{CONTESTANTS[ours]} / {CONTESTANTS[reference]}", str(len(pairs))]
             for value in (_mel, _total):
                 compared = compare([value(a) for a, _ in pairs], [value(b) for _, b in pairs])
-                line += [_difference(compared), _verdict(compared, reference)]
+                line += [_difference(compared), str(compared.verdict())] if pairs else ["-", no_pairs]
             yield line
             title = ""
 
 
-def paired(by_cell: dict, scenario: str, ours: str, reference: str) -> list[tuple[Row, Row]]:
+def paired(by_cell: dict[Cell, Row], scenario: str, ours: str, reference: str) -> list[tuple[Row, Row]]:
     """Return the runs of both contestants, seed by seed, where both ended finite: a NaN is no loss to compare with."""
     pairs = []
     for cell, row in sorted(by_cell.items(), key=lambda item: item[0].seed):
         if (cell.scenario, cell.contestant) != (scenario, ours):
             continue
-        other = by_cell.get(type(cell)(scenario, reference, cell.seed))
+        other = by_cell.get(Cell(scenario, reference, cell.seed))
         if other is not None and row.finite and other.finite:
             pairs.append((row, other))
     return pairs
@@ -142,17 +143,17 @@ def _relative_time(runs: Sequence[Row], rows: Sequence[Row]) -> str:
 
 
 def _difference(compared: Comparison) -> str:
-    if not compared.pairs:
-        return "-"
     bound = f", at most {100.0 * compared.upper:+.1f} %" if math.isfinite(compared.upper) else ""
     return f"{100.0 * compared.mean:+.1f} %{bound}"
 
 
-def _verdict(compared: Comparison, reference: str) -> str:
-    verdict = compared.verdict()
-    if verdict is Verdict.NO_PAIRS:
-        return f"nothing to compare with: {CONTESTANTS[reference]} ended NaN"
-    return str(verdict)
+def _no_pairs(rows: Sequence[Row], scenario: str, ours: str, reference: str) -> str:
+    """Say why there is nothing to compare."""
+    ended = {row.contestant for row in rows if row.scenario == scenario and row.finite}
+    for contestant, which in ((reference, "second"), (ours, "first")):
+        if contestant not in ended:
+            return f"nothing to compare with: the {which} ended NaN"
+    return "nothing to compare with: no seed in which both ended finite"
 
 
 def _table(header: Sequence[str], lines: Iterator[list[str]]) -> Iterator[str]:
