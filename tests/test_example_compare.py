@@ -2,14 +2,16 @@
 
 import itertools
 import math
+import os
 import random
 import statistics
 import types
+from pathlib import Path
 
 import compare
 import numpy as np
 import pytest
-from compare_grid import grid, inference, results
+from compare_grid import grid, inference, pool, results
 from compare_grid.grid import ADAPTIVE, EARLIER, FIXED, PLAIN, TERMINATE, Cell, Settings
 from compare_grid.inference import Verdict
 from compare_grid.report import report
@@ -465,7 +467,27 @@ def test_why_there_is_no_pair_is_said(contestant, words):
     assert compared[2:] == ["0", "-", words, "-", words]
 
 
+def test_the_readme_shows_what_the_results_that_come_with_it_say():
+    """`--report` without another file prints what the README claims."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert report(results.read(compare.SHIPPED)) in readme
+
+
 # The whole of it
+
+
+def instant(cell, settings, cache_dir):
+    """Return the row of a run that was not trained, with the process that it had."""
+    return row(cell.scenario, cell.contestant, cell.seed, steps_done=os.getpid())
+
+
+def test_workers_are_replaced_after_some_runs(monkeypatch, tmp_path):
+    """Each of three runs here has a process of its own, and all come to an end."""
+    monkeypatch.setattr(pool, "_RUNS_OF_A_PROCESS", 1)
+    cells = grid.cells(["clean"], [PLAIN], seeds=3)
+    rows = list(pool.run_all(cells, Settings(), tmp_path, 1, runner=instant))
+    assert [each.seed for each in rows] == [1, 2, 3]
+    assert len({each.steps_done for each in rows}) == 3
 
 
 @pytest.mark.slow
