@@ -17,6 +17,7 @@ from test_callback import QUICK, RISING, fit, make_model
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights import callback as callback_room
 from keras_adaptive_weights import controller
+from keras_adaptive_weights import train_step as train_step_room
 from keras_adaptive_weights.controller_state import ControllerState, initial_state
 from keras_adaptive_weights.journal.continuation import let_go
 from keras_adaptive_weights.journal.index import JournalIndex
@@ -24,6 +25,7 @@ from keras_adaptive_weights.journal.lines import Header
 from keras_adaptive_weights.journal.lost_disable import AGAIN, LostDisable, lost_disable
 from keras_adaptive_weights.journal.writer import JournalWriter
 from keras_adaptive_weights.summaries import TensorBoardObserver
+from keras_adaptive_weights.telemetry import Telemetry
 
 sys.path.insert(0, str(Path(__file__).parent / "resume"))
 import kill_and_resume
@@ -329,6 +331,7 @@ def test_a_disable_that_a_kill_swallowed_is_carried_out_when_its_step_comes_agai
 def test_with_several_workers_a_swallowed_disable_travels_with_the_same_execution(tmp_path, monkeypatch):
     """Asked for after step 60 it was passed on with step 61, and carried out on all workers after that."""
     monkeypatch.setattr(callback_room, "several_workers", lambda strategy: True)
+    monkeypatch.setattr(train_step_room, "Telemetry", lambda loss, steps, **_: Telemetry(loss, steps))
     for again in (False, True):
         model = make_model()
         ours = kaw.AdaptiveMelWeightCallback(log_dir=tmp_path / "run")
