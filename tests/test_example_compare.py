@@ -5,6 +5,9 @@ import math
 import os
 import random
 import statistics
+import subprocess
+import sys
+import time
 import types
 from pathlib import Path
 
@@ -482,12 +485,57 @@ def instant(cell, settings, cache_dir):
 
 
 def test_workers_are_replaced_after_some_runs(monkeypatch, tmp_path):
-    """Each of three runs here has a process of its own, and all come to an end."""
-    monkeypatch.setattr(pool, "_RUNS_OF_A_PROCESS", 1)
-    cells = grid.cells(["clean"], [PLAIN], seeds=3)
+    """Two runs of five have one process, and all come to an end."""
+    monkeypatch.setattr(pool, "_RUNS_OF_A_PROCESS", 2)
+    cells = grid.cells(["clean"], [PLAIN], seeds=5)
     rows = list(pool.run_all(cells, Settings(), tmp_path, 1, runner=instant))
-    assert [each.seed for each in rows] == [1, 2, 3]
-    assert len({each.steps_done for each in rows}) == 3
+    assert [each.seed for each in rows] == [1, 2, 3, 4, 5]
+    processes = [each.steps_done for each in rows]
+    assert [len(list(runs)) for _, runs in itertools.groupby(processes)] == [2, 2, 1]
+    assert len(set(processes)) == 3
+
+
+def endless(cell, settings, folder):
+    """Leave the number of this process in a file, and never come to an end."""
+    (folder / "unnamed").write_text(str(os.getpid()))
+    (folder / "unnamed").rename(folder / "worker")
+    time.sleep(1_000)
+
+
+def test_workers_end_with_a_parent_that_was_killed(tmp_path):
+    """They hold a gigabyte each, and nobody would ever give them another run."""
+    code = (
+        "import pathlib, test_example_compare as test\n"
+        "cells = test.grid.cells(['clean'], ['plain'], 1)\n"
+        f"list(test.pool.run_all(cells, test.Settings(), pathlib.Path({str(tmp_path)!r}), 1, runner=test.endless))"
+    )
+    paths = os.pathsep.join((str(Path(__file__).parent), str(Path(compare.__file__).parent)))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((paths, os.environ.get("PYTHONPATH", "")))}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment) as parent:
+        try:
+            wait_until((tmp_path / "worker").exists)
+        finally:
+            parent.kill()
+    worker = int((tmp_path / "worker").read_text())
+    wait_until(lambda: not is_running(worker))
+
+
+def wait_until(condition, seconds=60.0):
+    """Wait, at most so long."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def is_running(process):
+    """Whether there is such a process, other than as a zombie."""
+    try:
+        os.kill(process, 0)
+        status = Path(f"/proc/{process}/stat")
+        return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
 
 
 @pytest.mark.slow
