@@ -180,16 +180,21 @@ def _weigh(config: AdaptiveWeightConfig, losses: Comparison, norms: Comparison, 
             return Reason.GRADIENTS_GROWING
     if config.loss_ratio_low <= losses.ratio <= config.loss_ratio_high:
         return Reason.WITHIN_BAND
+    low = losses.ratio < config.loss_ratio_low
+    if low:
+        lasting = losses.highest < config.loss_ratio_low * losses.average
+    else:
+        lasting = losses.lowest > config.loss_ratio_high * losses.average
+    if not lasting:
+        return Reason.NOT_LASTING
     noise = losses.noise()
     deviation, needed = losses.deviation(noise), noise.quantile(config.significance)
     evidence.update(deviation=deviation, deviation_needed=needed)
-    if deviation <= needed:
+    if not deviation > needed:
         return Reason.NOT_SIGNIFICANT
-    if losses.highest < config.loss_ratio_low * losses.average:
+    if low:
         return Reason.LOSS_LOW
-    if losses.lowest > config.loss_ratio_high * losses.average:
-        return Reason.GRADIENTS_BLOCK_INCREASE if growing or norms.current > limit else Reason.LOSS_HIGH
-    return Reason.NOT_LASTING
+    return Reason.GRADIENTS_BLOCK_INCREASE if growing or norms.current > limit else Reason.LOSS_HIGH
 
 
 def _change(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 
 class Action(StrEnum):
@@ -97,7 +96,8 @@ _ADVICE: dict[Reason, str] = {
     "the loss is where it was, nothing to do.",
     Reason.NOT_SIGNIFICANT: "loss ratio {loss_ratio:.3f} is {deviation:.1f} standard errors from 1 where "
     "{deviation_needed:.1f} are needed: as likely noise as signal; larger batches make the losses less noisy.",
-    Reason.NOT_LASTING: "loss ratio {loss_ratio:.3f}, but not yet over all of the recent losses: wait a few steps.",
+    Reason.NOT_LASTING: "loss ratio {loss_ratio:.3f}, but not over all of the recent losses: noise, or a change that "
+    "has only begun; wait a few steps.",
     Reason.GRADIENTS_BLOCK_INCREASE: "the loss is high, but gradient norms are too (recent average "
     "{gradient_norm:.3g}), so the weight is not raised: clip gradients or lower the learning rate.",
     Reason.AT_MAX: "the loss asks for more weight but {old_weight:.4g} is the maximum: raise max_weight or look for "
@@ -161,8 +161,7 @@ class _Unknown(dict[str, float]):
         return math.nan
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(NamedTuple):
     """One training step as the controller sees it.
 
     Attributes:
@@ -196,8 +195,7 @@ class Observation:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What was decided after one execution, why, and on what evidence.
 
     Attributes:
@@ -217,7 +215,7 @@ class Decision:
     reason: Reason
     old_weight: float
     new_weight: float
-    evidence: Mapping[str, float] = field(default_factory=dict)
+    evidence: Mapping[str, float] = {}
     note: str = ""
     held_weight: float | None = None
 

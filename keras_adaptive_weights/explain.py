@@ -26,7 +26,8 @@ _MEANING: dict[str, str] = {
     "nothing to do.",
     Reason.NOT_SIGNIFICANT: "The loss moved, but not by more than its own noise explains: larger batches make it "
     "less noisy.",
-    Reason.NOT_LASTING: "The loss moved, but not yet over all of the recent losses: wait a few steps.",
+    Reason.NOT_LASTING: "The loss moved, but not over all of the recent losses: noise, or a change that has only "
+    "begun; wait a few steps.",
     Reason.GRADIENTS_BLOCK_INCREASE: "The loss is high, but gradients are growing: clip them, lower the learning rate.",
     Reason.AT_MAX: "The loss asks for more weight than {max_weight}: raise max_weight, or find out why the term does "
     "not learn.",

@@ -98,7 +98,7 @@ def entries_in_force(journal: Journal) -> Iterator[tuple[Header, list[Entry]]]:
     """Yield each header and the entries after it that no resume from an earlier step superseded."""
     for number, (header, segment) in enumerate(zip(journal.headers, journal.segments, strict=True), 1):
         end = min((later.state["step"] for later in journal.headers[number:]), default=math.inf)
-        yield header, [entry for entry in segment if _last_step(entry) <= end]
+        yield header, segment if end == math.inf else [entry for entry in segment if _last_step(entry) <= end]
 
 
 def _last_step(entry: Entry) -> float:

@@ -24,6 +24,7 @@ from operator import mul
 from typing import NamedTuple
 
 _MAX_AUTOCORRELATION = 0.98
+_ROUNDING = 1e-6  # residuals below this share of the mean are taken for rounding, not for noise
 
 
 class Series(NamedTuple):
@@ -58,7 +59,7 @@ class Series(NamedTuple):
             return 0.0
         count = len(self.recent)
         center = sum(self.recent) / count
-        return sum([(scaled := (value - center) / average) * scaled for value in self.recent]) / count
+        return _square(math.dist(self.recent, (center,) * count) / average) / count
 
     def compare(self, steps: int) -> Comparison:
         """Hold the newest `steps` recent values (at least one) against the older ones."""
@@ -133,9 +134,14 @@ class Comparison(NamedTuple):
 
 def _deviation(ratio: float, error: float) -> float:
     distance = abs(math.log(ratio)) if ratio > 0.0 else math.inf
-    if error > 0.0:
-        return distance / error
-    return math.inf if distance > 0.0 else 0.0
+    if error == 0.0:
+        return math.inf if distance > 0.0 else 0.0
+    return distance / error  # NaN where the noise is beyond measure: above no threshold
+
+
+def _square(value: float) -> float:
+    """Return the square; of a huge value infinity, where `**` raises an error."""
+    return value * value
 
 
 def mean(values: Sequence[float]) -> float:
@@ -144,29 +150,32 @@ def mean(values: Sequence[float]) -> float:
 
 
 def measure_noise(values: Sequence[float]) -> Noise:
-    """Estimate the noise of a series of positive values around its straight line, relative to its mean."""
+    """Estimate the noise of a series of positive values around its straight line, relative to its mean.
+
+    The sums of the residuals' squares and of their products with the next one are not summed one by one, as this runs
+    on many steps: the first is the spread around the mean without that of the line, the second follows from it and the
+    squared differences of successive residuals (von Neumann et al. 1941), which are those of the values less the slope.
+    """
     n = len(values)
     average = mean(values)
-    if n < 3 or not average > 0.0:
+    if n < 3 or not 0.0 < average < math.inf:
         return Noise(samples=n)
-    positions = _positions(n)
-    scaled = [value / average - 1.0 for value in values]
-    slope = sum(map(mul, scaled, positions)) * 12.0 / (n * (n * n - 1.0))
-    squares = products = before = 0.0
-    for value, position in zip(scaled, positions):  # noqa: B905 - of one length; one loop, as it runs on every step
-        residual = value - slope * position
-        squares += residual * residual
-        products += before * residual
-        before = residual
-    if squares <= (1e-9) ** 2 * n:  # rounding, not noise
+    last = (n - 1) / 2.0  # the line's position at the last value, and the negative of that at the first one
+    lengths = n * (n * n - 1.0) / 12.0
+    slope = sum(map(mul, values, _slope_weights(n))) / average
+    squares = _square(math.dist(values, (average,) * n) / average) - slope * slope * lengths
+    if squares <= _ROUNDING**2 * n:
         return Noise(samples=n)
-    raw = products / squares
+    steps = _square(math.dist(values[1:], values[:-1]) / average)
+    differences = steps - slope * (2.0 * (values[-1] - values[0]) / average - (n - 1.0) * slope)
+    ends = _square(values[0] / average - 1.0 + slope * last) + _square(values[-1] / average - 1.0 - slope * last)
+    raw = 1.0 - 0.5 * (ends + differences) / squares
     phi = raw + (2.0 + 4.0 * raw) / n
-    return Noise(math.sqrt(squares / (n - 2)), min(max(phi, 0.0), _MAX_AUTOCORRELATION), n)
+    return Noise(math.sqrt(squares / (n - 2)), min(max(0.0, phi), _MAX_AUTOCORRELATION), n)
 
 
 @lru_cache(maxsize=256)
-def _positions(n: int) -> tuple[float, ...]:
-    """Return the positions of n values, counted from their middle."""
+def _slope_weights(n: int) -> tuple[float, ...]:
+    """Return the weights that make n values' sum the slope of their straight line."""
     middle = (n - 1) / 2.0
-    return tuple(i - middle for i in range(n))
+    return tuple((i - middle) * 12.0 / (n * (n * n - 1.0)) for i in range(n))

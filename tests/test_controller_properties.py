@@ -4,7 +4,6 @@ import json
 import math
 import random
 from collections import Counter
-from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -99,7 +98,7 @@ def histories(draw):
     config = draw(configs())
     scale = draw(st.sampled_from([1.0, 1.0, 1.0, 1e-6, 40.0, 1e30, 1e-300, 1e300]))
     script = [item for part in draw(st.lists(segments(), min_size=1, max_size=8)) for item in part]
-    script = [item if isinstance(item, str) else replace(item, loss=item.loss * scale) for item in script]
+    script = [item if isinstance(item, str) else item._replace(loss=item.loss * scale) for item in script]
     base = draw(st.sampled_from([config.min_weight, 2.5, config.max_weight]))
     return History(config, play(config, base, script, draw(st.sampled_from([1, 1, 1, 2, 7]))))
 

@@ -1,6 +1,5 @@
 """The plain records: actions, reasons, observations, decisions."""
 
-import dataclasses
 import json
 import math
 
@@ -78,7 +77,7 @@ def test_an_observation_is_finite_if_all_of_it_is(changes, finite):
 
 @pytest.mark.parametrize(("record", "name"), [(Observation(1, 1.0), "loss"), (decision(), "new_weight")])
 def test_records_are_frozen(record, name):
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         setattr(record, name, 3.0)
 
 

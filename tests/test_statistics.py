@@ -235,3 +235,11 @@ def test_noise_of_anything_raises_nothing(values):
     noise = measure_noise(tuple(values))
     assert noise.samples == len(values)
     assert noise.quantile(4.5) >= 4.5 or math.isnan(noise.deviation)
+
+
+def test_noise_beyond_measure_is_above_no_threshold():
+    """Squares of such values are infinite: a difference from them is not significant, rather than infinitely so."""
+    values = (-1e300, 1e300) * 20 + (1e100,) * 3
+    noise = measure_noise(values)
+    assert not noise.deviation < math.inf
+    assert not Comparison((1e100,) * 4, values, 1e100, mean(values), 2.0).deviation(noise) > 4.5

@@ -6,13 +6,13 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from keras_adaptive_weights.decision import Decision, Observation
-from keras_adaptive_weights.journal.lines import Header, read_header, read_step
+from keras_adaptive_weights.journal.lines import Header, read_header, read_step, read_usual_step
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One execution (its observations and the reason of its decision) or, without observations, one manual event."""
 
     observations: tuple[Observation, ...]
@@ -65,41 +65,60 @@ def read_journal(path: str | os.PathLike[str]) -> Journal:
         ValueError: The file does not begin with a journal's header, or its format is newer than this package.
     """
     journal = Journal()
-    pending: list[tuple[Observation, float]] = []  # steps of an execution whose last one, with the decision, is to come
+    steps = _Steps(journal)
     with open(path, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
+            if journal.headers and (usual := read_usual_step(line)) is not None:
+                steps.add(*usual)
+                continue
+            kind = None
             try:
                 values = json.loads(line)
                 kind = values["kind"]
                 if kind == "header":
-                    _leave_out(journal, pending)
-                    journal.headers.append(read_header(values, path))
+                    header = read_header(values, path)
+                    steps.leave_out()
+                    journal.headers.append(header)
                     journal.segments.append([])
                 elif not journal.headers:
                     break
                 elif kind == "step":
-                    pending.append((read_step(values), float(values["weight"])))
-                    if "reason" in values:
-                        journal.segments[-1].append(Entry(tuple(seen for seen, _ in pending)))
-                        journal.weights += [weight for _, weight in pending]
-                        pending.clear()
+                    steps.add(read_step(values), float(values["weight"]), "reason" in values)
                 elif kind == "event":
                     _add_event(journal.segments[-1], Decision.from_dict(values))
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError) as error:
+                if kind == "header" and isinstance(error, ValueError):  # of a newer version: nothing after it is known
+                    raise
                 cut = "was cut off" if not line.endswith("\n") else f"cannot be read ({error!r})"
                 journal.problems.append(f"line {number} {cut}; it is left out")
     if not journal.headers:
         raise ValueError(f"read_journal: {os.fspath(path)!r} does not begin with the header of a journal.")
-    _leave_out(journal, pending)
+    steps.leave_out()
     return journal
 
 
-def _leave_out(journal: Journal, pending: list[tuple[Observation, float]]) -> None:
-    """Drop the steps of an execution that came to no decision, and say so."""
-    if pending:
-        steps = f"the {len(pending)} steps up to step {pending[-1][0].step}"
-        journal.problems.append(f"{steps} have no decision after them; they are left out")
-        pending.clear()
+class _Steps:
+    """Puts steps together to executions, of each of which the last step has the decision."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._pending: list[Observation] = []
+
+    def add(self, seen: Observation, weight: float, decided: bool) -> None:
+        """Add a step; with the decision after it the execution is complete."""
+        self._pending.append(seen)
+        self._journal.weights.append(weight)
+        if decided:
+            self._journal.segments[-1].append(Entry(tuple(self._pending)))
+            self._pending.clear()
+
+    def leave_out(self) -> None:
+        """Drop the steps of an execution that came to no decision, and say so."""
+        if self._pending:
+            steps = f"the {len(self._pending)} steps up to step {self._pending[-1].step}"
+            self._journal.problems.append(f"{steps} have no decision after them; they are left out")
+            del self._journal.weights[-len(self._pending) :]
+            self._pending.clear()
 
 
 def _add_event(segment: list[Entry], event: Decision) -> None:
