@@ -25,7 +25,7 @@ from keras_adaptive_weights.journal.lost_disable import LostDisable, lost_disabl
 from keras_adaptive_weights.journal.writer import JournalWriter
 from keras_adaptive_weights.observers import DecisionLogger, DecisionObserver, DecisionPrinter
 from keras_adaptive_weights.record import RunRecord
-from keras_adaptive_weights.recovery import Guard, ModelRecovery, TrainingStopped
+from keras_adaptive_weights.recovery import Guard, ModelRecovery
 from keras_adaptive_weights.summaries import TensorBoardObserver
 from keras_adaptive_weights.telemetry import StepRow
 from keras_adaptive_weights.worker_requests import WorkerRequests
@@ -195,12 +195,7 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         seen, self._unguarded = self._unguarded, []
         if not seen or self._guard is None:
             return
-        try:
-            recovery = self._guard.look(seen)
-        except TrainingStopped:
-            self._detach(interrupted=True)  # nobody calls on_train_end after an exception
-            raise
-        if recovery is not None:
+        if (recovery := self._guard.look(seen)) is not None:
             for weight in self.model.loss.adaptive_weights.values():
                 weight.model_recovered(*recovery)
 

@@ -85,7 +85,8 @@ class TensorBoardObserver:
         self._base_weight = base_weight
         self._update_freq = update_freq
         self._written: int | None = None
-        self._undescribed = {
+        self._described: dict[str, Summary.Value] = {}
+        self._about = {
             self._weight_tag: "Weight in force from the next step on.",
             f"{self._weight_tag}/proposed": "What a shadow run proposes; it is not in force.",
             f"{self._weight_tag}/minimum": "Lower bound of the weight.",
@@ -155,11 +156,13 @@ class TensorBoardObserver:
             yield "cooling_left", max(0.0, evidence["cooling"] - evidence["steps_since_change"])
 
     def _scalar(self, tag: str, value: float) -> Summary.Value:
+        """Return the record of a scalar, which holds until the next one with this tag: making it takes much longer."""
+        if (record := self._described.get(tag)) is not None:
+            record.tensor.float_val[0] = value
+            return record
         tensor = TensorProto(dtype=DT_FLOAT, float_val=[value])
-        about = self._undescribed.pop(tag, None)
-        if about is None:
-            return Summary.Value(tag=tag, tensor=tensor)
-        metadata = scalar_metadata.create_summary_metadata(display_name="", description=about)
+        self._described[tag] = Summary.Value(tag=tag, tensor=tensor)
+        metadata = scalar_metadata.create_summary_metadata(display_name="", description=self._about[tag])
         return Summary.Value(tag=tag, tensor=tensor, metadata=metadata)
 
     def _write(self, step: int, values: list[Summary.Value]) -> bool:
@@ -169,7 +172,9 @@ class TensorBoardObserver:
         new = [value for value in values if value.tag not in self._tags]
         self._tags.update(value.tag for value in new)
         if new:
-            self._writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=new)))
+            event = Event(wall_time=time.time(), step=step)
+            event.summary.value.extend(new)
+            self._writer.add_event(event)
         return len(new) == len(values)
 
 

@@ -6,6 +6,7 @@ would see its last step only. Float64 holds float32 values and step counts exact
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
@@ -59,6 +60,8 @@ class Telemetry:
         terms: Terms of the batch whose loss was computed last: how `compute_loss`, which returns the total only, hands
             them to the step around it.
         variable_names: Names of the trainable variables, set while the train step is traced.
+        handed_out: Returns the row of the step that a train function just took, as it came along with the logs. `None`
+            where none did, or there were several. Looking into the ring instead takes 50 microseconds.
     """
 
     def __init__(self, loss: Any, steps_per_execution: int, *, carries_requests: bool = True) -> None:
@@ -69,6 +72,7 @@ class Telemetry:
         self.active: tuple[str, ...] = ()
         self.terms: dict[str, Any] = {}
         self.variable_names: list[str] = []
+        self.handed_out: Callable[[], list[float]] | None = None
         self.metrics = StepMetrics(loss)
         carries_requests = carries_requests and bool(self.names)
         self._slots = [(n, r) for n in loss.adaptive_weights for r in REQUESTS] if carries_requests else []
@@ -129,8 +133,13 @@ class Telemetry:
 
     def read(self, after: int = 0) -> list[StepRow]:
         """Return the steps whose number is above `after`, oldest first, at most as many as an execution has."""
-        rows = [row for row in self._held() if row[0] > after]
-        return [self._row(row) for row in sorted(rows)]
+        handed_out, self.handed_out = self.handed_out, None
+        held = self._held() if handed_out is None else [handed_out()]
+        return [self._row(row) for row in sorted(row for row in held if row[0] > after)]
+
+    def row_to_hand_out(self) -> Any:
+        """Return the row of this step, for `handed_out`; in the graph. Empty where an execution has several steps."""
+        return self._ring[0] if self._rows == 1 else tf.zeros([0], tf.float64)
 
     @property
     def count(self) -> int:

@@ -28,6 +28,7 @@ from keras_adaptive_weights.distribution import (
     sum_gradients,
 )
 from keras_adaptive_weights.losses import CompositeLoss
+from keras_adaptive_weights.packed_logs import PackedLogs
 from keras_adaptive_weights.telemetry import Telemetry, first_non_finite
 
 _MIN_STEPS_BEFORE_DAMPENING = 10
@@ -87,6 +88,9 @@ class StableTrainStepMixin:
                 if callable(tell := getattr(callback, "on_train_interrupted", None)):
                     tell()
             raise
+        finally:
+            if (telemetry := getattr(self, "_telemetry", None)) is not None:
+                telemetry.handed_out = None
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Train on one batch and return the logs."""
@@ -205,6 +209,15 @@ class StableTrainStepMixin:
         check_steps_per_execution(self.distribute_strategy, self)
         self._prepare_telemetry()
         return super().make_train_function(force)
+
+    def _make_function(self, step_function: Any) -> Any:
+        """As Keras's; a train function hands out one tensor where Keras's has one for each log."""
+        strategy = self.distribute_strategy
+        several = strategy.num_replicas_in_sync > 1 or several_workers(strategy)
+        if step_function != self.train_step or self.run_eagerly or several:
+            return super()._make_function(step_function)
+        logs = PackedLogs(self._telemetry)
+        return logs.unpacking(super()._make_function(logs.packing(step_function)))
 
     def make_test_function(self, force: bool = False) -> Any:
         """Prepare the telemetry and build the test function."""

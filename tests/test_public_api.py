@@ -48,6 +48,7 @@ NEEDS_TENSORFLOW = {
     "keras_adaptive_weights.distribution",
     "keras_adaptive_weights.fit_needs",
     "keras_adaptive_weights.losses",
+    "keras_adaptive_weights.packed_logs",
     "keras_adaptive_weights.recovery",
     "keras_adaptive_weights.snapshots",
     "keras_adaptive_weights.telemetry",

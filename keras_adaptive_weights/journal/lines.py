@@ -17,6 +17,7 @@ from keras_adaptive_weights.version import __version__
 
 FORMAT = 1
 OUTCOME_FIGURES = ("smoothed_loss", "running_average", "loss_ratio", "loss_variance", "average_gradient_norm")
+_JSON = json.JSONEncoder(allow_nan=False)  # `json.dumps` makes a new one for every line
 _USUAL_STEP = re.compile(  # as `encode` writes `step_values` and `outcome_values` of a step with nothing unusual
     r'\{"kind": "step", "step": (\d+), "weight": ([^,]+), "loss": ([^,]+), "total_loss": ([^,]+), '
     r'"gradient_norm": ([^,]+), "applied": true(, "action": [^}]*)?\}\n?'
@@ -53,9 +54,9 @@ class Header:
 def encode(values: Mapping[str, Any]) -> str:
     """Return one line of JSON, ASCII only, with the numbers JSON has no word for as strings."""
     try:
-        return json.dumps(values, allow_nan=False)
+        return _JSON.encode(values)
     except ValueError:
-        return json.dumps(plain(values))
+        return _JSON.encode(plain(values))
 
 
 def header_values(header: Header) -> dict[str, Any]:

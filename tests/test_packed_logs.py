@@ -1,0 +1,167 @@
+"""What a train function hands out: the logs as Keras has them, and the step's telemetry along with them."""
+
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_train_step import batches, fit, make_model, squared_error
+
+import keras_adaptive_weights as kaw
+from keras_adaptive_weights.packed_logs import PackedLogs
+
+FIRST, *OTHERS = batches(4)
+
+
+class OwnLogs(kaw.StableModel):
+    """Adds logs of its own, given with `own`."""
+
+    own = staticmethod(dict)
+
+    def train_step(self, data):
+        return {**super().train_step(data), **self.own()}
+
+
+def train_function(model, data=FIRST):
+    """Return the model's train function and an iterator for it, after one step."""
+    fit(model, [data])
+    return model.train_function, iter(tf.data.Dataset.from_tensors(data).repeat())
+
+
+def test_the_logs_are_numbers_that_are_fetched_when_looked_at(monkeypatch):
+    function, iterator = train_function(model := make_model())
+    fetched = []
+    fetch = type(tf.constant(0.0)).numpy
+    monkeypatch.setattr(type(tf.constant(0.0)), "numpy", lambda tensor: fetched.append(tensor) or fetch(tensor))
+    logs = function(iterator)
+    assert not fetched
+    values = {name: float(value) for name, value in logs.items()}
+    assert len(fetched) == 1, "all of them at once"
+    monkeypatch.undo()
+    assert values == {name: float(value) for name, value in model.get_metrics_result().items()}
+    assert {*values} == {"loss", "mel_loss", "stop_loss", "mel_weight", "gradient_norm", "skipped_steps"}
+    loss = logs["loss"]
+    for array in (np.array(loss), loss.numpy(), np.asarray(loss, "float64")):
+        assert array.shape == ()
+        assert array == values["loss"]
+    assert np.array(loss).dtype == np.float32
+    assert repr(loss) == f"LoggedScalar({values['loss']!r})"
+    assert tf.convert_to_tensor(loss) == values["loss"]
+
+
+def test_callbacks_and_history_get_what_keras_gives_them():
+    seen = []
+    keep = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(logs))
+    history = fit(make_model(), [FIRST, *OTHERS], callbacks=[keep]).history
+    eagerly = fit(make_model(run_eagerly=True), [FIRST, *OTHERS]).history
+    assert len(seen) == 4
+    assert all(type(value) is float for logs in seen for value in logs.values())
+    assert {name: [value] for name, value in seen[-1].items()} == history
+    assert history == {name: pytest.approx(value, rel=1e-5) for name, value in eagerly.items()}
+
+
+def test_the_row_comes_along_with_the_logs(monkeypatch):
+    """Instead of being looked up in the ring, which takes longer; it is the same."""
+    function, iterator = train_function(model := make_model())
+    function(iterator)
+    ring = model.telemetry._held()
+    monkeypatch.setattr(type(model.telemetry), "_held", lambda _: pytest.fail("looked up"))
+    (row,) = model.telemetry.read(after=1)
+    assert row == model.telemetry._row(ring[0])
+    assert row.number == 2
+    monkeypatch.undo()
+    assert model.telemetry.read(after=1) == [row], "and from the ring, when asked for again"
+
+
+def test_a_callback_reads_it_on_every_step_without_looking_it_up(monkeypatch):
+    model = make_model()
+    looked_up = []
+    monkeypatch.setattr(
+        "keras_adaptive_weights.telemetry.Telemetry._held", lambda self: looked_up.append(1) or [[0.0] * 8]
+    )
+    callback = kaw.AdaptiveMelWeightCallback()
+    fit(model, [FIRST, *OTHERS], callbacks=[callback])
+    assert callback.get_stability_metrics()["step_count"] == 4
+    assert len(looked_up) <= 2, "where it begins and where it ends"
+
+
+@pytest.mark.parametrize("compiled", [{"steps_per_execution": 2}, {"run_eagerly": True}])
+def test_where_no_row_comes_along_the_ring_is_read(compiled):
+    model = make_model(**compiled)
+    fit(model, [FIRST, *OTHERS])
+    assert model.telemetry.handed_out is None
+    assert [row.number for row in model.telemetry.read()] == ([3, 4] if "steps_per_execution" in compiled else [4])
+
+
+def test_what_was_handed_out_is_forgotten_when_the_fit_ends_or_a_step_fails():
+    """A loop of one's own may follow, whose steps only the ring has."""
+    function, iterator = train_function(model := make_model())
+    assert model.telemetry.handed_out is None
+    function(iterator)
+    assert model.telemetry.handed_out is not None
+    with pytest.raises(tf.errors.OutOfRangeError):
+        function(iter(tf.data.Dataset.from_tensors(FIRST).take(0)))
+    assert model.telemetry.handed_out is None
+    fit(model, [FIRST])
+    tf.function(model.train_step)(tuple(map(tf.constant, FIRST)))
+    assert [row.number for row in model.telemetry.read()] == [4]
+
+
+def test_a_function_traced_for_another_batch_keeps_its_names():
+    """A term takes part where its keys are there: each batch gets the logs of its own kind."""
+
+    def error(key):
+        return lambda y_true, y_pred: squared_error(y_true[key], y_pred["mel"])
+
+    loss = kaw.CompositeLoss(
+        {
+            "mel_loss": kaw.LossTerm(error("mel"), weight=kaw.AdaptiveWeight(2.5)),
+            "pitch_loss": kaw.LossTerm(error("pitch"), weight=0.5, requires=("pitch",)),
+        }
+    )
+    inputs = keras.Input((4,))
+    model = kaw.StableModel(inputs, {"mel": keras.layers.Dense(3)(inputs)})
+    model.compile(keras.optimizers.Adam(), loss=loss)
+    x, y = FIRST
+    one, both = {"mel": y}, {"mel": y, "pitch": 2.0 * y}
+    logs = [model.train_on_batch(x, target, return_dict=True) for target in (one, both, one)]
+    assert [sorted(names) for names in logs[::2]] == [sorted({*logs[1]} - {"pitch_loss"})] * 2
+    assert all(names["mel_weight"] == 2.5 for names in logs)
+
+
+@pytest.mark.parametrize(
+    ("own", "packed"),
+    [
+        (lambda: {"more": tf.constant(3.0)}, True),
+        (lambda: {"more": tf.constant(3.0, tf.float16)}, True),
+        (lambda: {"more": tf.constant(3.0, tf.float64)}, True),
+        (lambda: {"more": tf.constant(3)}, False),
+        (lambda: {"more": tf.constant([3.0, 4.0])}, False),
+        (lambda: {"more": {"inner": tf.constant(3.0)}}, False),
+    ],
+)
+def test_logs_of_ones_own(own, packed):
+    """Scalars are packed along; with anything else among them all stay as they are."""
+    model = make_model(OwnLogs)
+    model.own = own
+    function, iterator = train_function(model)
+    logs = function(iterator)
+    assert tf.is_tensor(logs["loss"]) is not packed
+    more = logs["more"]["inner"] if isinstance(logs["more"], dict) else logs["more"]
+    assert np.ravel(np.asarray(more))[0] == 3.0
+    assert [row.number for row in model.telemetry.read()] == [2]
+
+
+@pytest.mark.parametrize("returned", [{}, None])
+def test_a_step_without_logs_stays_one(returned):
+    logs = PackedLogs(types.SimpleNamespace())
+    assert logs.unpacking(logs.packing(lambda _: returned))(None) is returned
+
+
+def test_without_the_private_function_of_keras_all_works_as_before(monkeypatch):
+    monkeypatch.delattr(kaw.StableTrainStepMixin, "_make_function")
+    callback = kaw.AdaptiveMelWeightCallback()
+    model = make_model()
+    fit(model, [FIRST, *OTHERS], callbacks=[callback])
+    assert callback.get_stability_metrics()["step_count"] == 4
