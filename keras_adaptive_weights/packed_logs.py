@@ -83,8 +83,17 @@ class LoggedScalar:
         """Return it as a NumPy array without dimensions, as a tensor does."""
         return self.__array__()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle as a number."""
+        return float, (float(self),)
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({float(self)!r})"
+        return f"LoggedScalar({float(self)!r})"
+
+
+# Keras asks `tf.is_tensor` about each log of each batch, which takes seven microseconds to say no, except to a type of
+# this name (wrapt's, which wraps values as this one does): that it knows at once.
+LoggedScalar.__name__ = "ObjectProxy"
 
 
 class _Values:

@@ -1,5 +1,7 @@
 """What a train function hands out: the logs as Keras has them, and the step's telemetry along with them."""
 
+import copy
+import pickle
 import types
 
 import keras
@@ -48,6 +50,9 @@ def test_the_logs_are_numbers_that_are_fetched_when_looked_at(monkeypatch):
     assert np.array(loss).dtype == np.float32
     assert repr(loss) == f"LoggedScalar({values['loss']!r})"
     assert tf.convert_to_tensor(loss) == values["loss"]
+    assert not tf.is_tensor(loss)
+    for twin in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+        assert twin == values["loss"]
 
 
 def test_callbacks_and_history_get_what_keras_gives_them():
