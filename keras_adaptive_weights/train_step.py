@@ -61,7 +61,7 @@ class StableTrainStepMixin:
 
     Works in eager mode, in a graph, with `jit_compile=True`, with `steps_per_execution`, gradient accumulation and
     mixed precision. Compile with a `CompositeLoss` (`XTTSLoss` is one) for named terms, spike dampening and adaptive
-    weights.
+    weights. The logs that its train function returns are numbers, fetched when `float()` or NumPy looks at one.
 
     A train step of your own uses the same pieces:
 
