@@ -14,6 +14,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_adaptive_weights.conditional_writes import branch, run_where
+
 
 def replicas() -> int:
     """Return the number of replicas that a step runs on, over all workers."""
@@ -64,7 +66,8 @@ def on_every_replica(
     in replica context fails (Keras's `LossScaleOptimizer` does the same).
     """
     if replicas() == 1:
-        _choose(finite, fn, lambda: [variable.assign(value) for variable, value in otherwise])
+        restore = (lambda: [variable.assign(value) for variable, value in otherwise]) if otherwise else None
+        fn() if finite is None else run_where(finite, fn, restore)
         return
     variables, values = [variable.value for variable, _ in otherwise], [value for _, value in otherwise]
 
@@ -77,7 +80,10 @@ def on_every_replica(
             for variable, value in zip(variables, values, strict=True):
                 strategy.extended.update(variable, lambda v, old: v.assign(old), args=(value,), group=False)
 
-        _choose(strategy.experimental_local_results(finite[0])[0] if finite else None, apply, undo)
+        if finite:
+            branch(strategy.experimental_local_results(finite[0])[0], apply, undo)
+        else:
+            apply()
 
     condition = () if finite is None else (finite,)
     tf.distribute.get_replica_context().merge_call(across, args=(fn, values, *condition))
@@ -100,22 +106,6 @@ def read_once(variables: Sequence[tf.Variable]) -> Iterator[None]:
     finally:
         for variable in variables:
             variable._cached_value = None  # noqa: SLF001
-
-
-def _choose(finite: Any, apply: Callable[[], Any], undo: Callable[[], Any]) -> None:
-    """Call `apply` where `finite` is true or None, else `undo`."""
-    if finite is None:
-        apply()
-        return
-
-    def chosen(fn: Callable[[], Any]) -> Callable[[], Any]:
-        def branch() -> Any:
-            fn()
-            return tf.constant(0)  # the branches of a condition return tensors of one kind
-
-        return branch
-
-    tf.cond(finite, chosen(apply), chosen(undo))
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ from keras_adaptive_weights.distribution import (
 from keras_adaptive_weights.losses import CompositeLoss
 from keras_adaptive_weights.packed_logs import PackedLogs
 from keras_adaptive_weights.telemetry import Telemetry, first_non_finite
+from keras_adaptive_weights.train_function import make_train_function
 
 _MIN_STEPS_BEFORE_DAMPENING = 10
 
@@ -211,13 +212,14 @@ class StableTrainStepMixin:
         return super().make_train_function(force)
 
     def _make_function(self, step_function: Any) -> Any:
-        """As Keras's; a train function hands out one tensor where Keras's has one for each log."""
+        """As Keras's; on one replica a train function of our own, which costs an execution less."""
         strategy = self.distribute_strategy
         several = strategy.num_replicas_in_sync > 1 or several_workers(strategy)
-        if step_function != self.train_step or self.run_eagerly or several:
+        unrolled = getattr(self, "unrolled_steps_per_execution", 1) > 1
+        if step_function != self.train_step or self.run_eagerly or several or unrolled:
             return super()._make_function(step_function)
         logs = PackedLogs(self._telemetry)
-        return logs.unpacking(super()._make_function(logs.packing(step_function)))
+        return logs.unpacking(make_train_function(self, logs.packing(step_function)))
 
     def make_test_function(self, force: bool = False) -> Any:
         """Prepare the telemetry and build the test function."""

@@ -1,0 +1,122 @@
+"""Code whose effects depend on a condition, while most of what it computes need not wait for it.
+
+`tf.cond` begins a branch when its condition is known. An optimizer in one stands still during the whole backward pass,
+though it could compute the update of a layer's moments as soon as that layer's gradient is there, and all that it uses
+passes through operations of the condition's: for a small model that takes as long as the update itself. Here only the
+writes wait, and whatever is not known to be harmless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.ops import control_flow_util
+
+# fmt: off
+_HARMLESS = frozenset({
+    "Abs", "AddN", "AddV2", "BroadcastTo", "Cast", "Const", "Cos", "Equal", "ExpandDims", "Fill", "Greater",
+    "Identity", "IdentityN", "L2Loss", "MatMul", "Maximum", "Mean", "Minimum", "Mul", "Neg", "NotEqual", "Pack",
+    "Pow", "ReadVariableOp", "RealDiv", "Reshape", "Rsqrt", "Select", "SelectV2", "Sign", "Sqrt", "Square", "Sub",
+    "Sum", "Transpose",
+})
+# fmt: on
+"""Operations without an effect that cannot fail, whatever the numbers: they need not wait."""
+_LARGE = 2**16  # elements; what is computed before the condition is known takes memory until then
+
+
+def run_where(condition: Any, fn: Callable[[], Any], otherwise: Callable[[], Any] | None = None) -> None:
+    """Call `fn` for its effects where a condition holds.
+
+    Args:
+        condition: Scalar bool.
+        fn: What to do: any TensorFlow code of one replica. Tensors that it makes must not be used outside it.
+        otherwise: What to do where the condition does not hold. `None`: nothing.
+    """
+    if tf.executing_eagerly():
+        branch(condition, fn, otherwise)
+        return
+    write = _write_and_choose if _in_xla() else _write_where
+    write(condition, fn)
+    if otherwise is not None:
+        write(tf.logical_not(condition), otherwise)
+
+
+def branch(condition: Any, fn: Callable[[], Any], otherwise: Callable[[], Any] | None = None) -> None:
+    """As `run_where`, by a `tf.cond`: all that `fn` does waits for the condition."""
+    tf.cond(condition, _effects(fn), _effects(otherwise))
+
+
+def _effects(fn: Callable[[], Any] | None) -> Callable[[], Any]:
+    """Return `fn` with one tensor as its result: a condition's branches must return alike."""
+
+    def run() -> Any:
+        if fn is not None:
+            fn()
+        return tf.constant(0)
+
+    return run
+
+
+def _write_where(condition: Any, fn: Callable[[], Any]) -> None:
+    """Call `fn` in a graph: where the condition does not hold, its operations with an effect are left out.
+
+    A switch gives out a value on one side only, and an operation runs only if all that it waits for gave out a value, a
+    merge excepted. What fn's operations have to wait for in each other's place TensorFlow adds as it does for any
+    function, and it lets the merge wait for all of them. The function is there so that nothing outside can come to wait
+    for an operation that was left out.
+    """
+
+    @tf.function(autograph=False)
+    def guarded(condition: Any) -> Any:
+        skipped, taken = tf.raw_ops.Switch(data=condition, pred=condition)
+        held = tf.identity(taken).op
+        graph = held.graph
+        before = len(graph.get_operations())
+        fn()
+        for operation in graph.get_operations()[before:]:
+            if operation.type not in _HARMLESS or _is_large(operation):
+                operation._add_control_input(held)  # noqa: SLF001 - `tf.control_dependencies` holds for all of them
+        return tf.raw_ops.Merge(inputs=[skipped, taken]).output
+
+    guarded(condition)
+
+
+def _is_large(operation: Any) -> bool:
+    """Whether an operation makes a large tensor, or one of which that is not known. Reading a variable makes none."""
+    sizes = [tensor.shape.num_elements() for tensor in operation.outputs]
+    return operation.type != "ReadVariableOp" and any(size is None or size > _LARGE for size in sizes)
+
+
+def _write_and_choose(condition: Any, fn: Callable[[], Any]) -> None:
+    """Call `fn` within a function that XLA compiles, and let its variables keep their new values or the old ones.
+
+    There the variables are written when all is computed, and nothing has another effect. XLA cannot leave out single
+    operations. Around the code a condition would make all of it wait, as a `tf.where` would, which XLA merges with it.
+    """
+    traced = tf.function(_effects(fn), autograph=False).get_concrete_function()
+    by_handle = {id(variable.handle): variable for variable in traced.variables}
+    written = [by_handle.get(id(handle)) for handle in _may_write(traced)]
+    variables = [variable for variable in written if variable is not None]
+    if len(variables) < len(written):  # by other means than a `tf.Variable`
+        branch(condition, fn)
+        return
+    before = [variable.read_value() for variable in variables]  # never a value that is kept for a while
+    traced()
+    after = [variable.read_value() for variable in variables]
+    for variable, value in zip(variables, tf.cond(condition, lambda: after, lambda: before), strict=True):
+        variable.assign(value)
+
+
+def _may_write(function: Any) -> list[Any]:
+    """Return the handles of the resources that a traced function does more with than read them."""
+    users = [operation for operation in function.graph.get_operations() if operation.type != "ReadVariableOp"]
+    used = {id(tensor) for operation in users for tensor in operation.inputs}
+    captures = [(outside, inside) for outside, inside in function.graph.captures if inside.dtype == tf.resource]
+    return [outside for outside, inside in captures if id(inside) in used]
+
+
+def _in_xla() -> bool:
+    """Whether XLA compiles what is being traced: TensorFlow's own `tf.cond` asks this way."""
+    return bool(control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
