@@ -23,7 +23,7 @@ class PackedLogs:
     batch may return others. Logs that hold anything but scalars of a floating-point type stay as they are.
 
     Args:
-        telemetry: Of the model; its row is packed along where an execution is one step.
+        telemetry: Of the model; its ring is packed along.
     """
 
     def __init__(self, telemetry: Telemetry) -> None:
@@ -39,7 +39,7 @@ class PackedLogs:
                 return logs
             dtype = tf.float64 if any(value.dtype == tf.float64 for value in logs.values()) else tf.float32
             values = tf.cast(tf.stack([tf.cast(value, dtype) for value in logs.values()]), tf.float64)  # as few casts
-            return {tuple(logs): tf.concat([values, self._telemetry.row_to_hand_out()], axis=0)}
+            return {tuple(logs): tf.concat([values, self._telemetry.ring_to_hand_out()], axis=0)}
 
         return packed
 
@@ -53,8 +53,7 @@ class PackedLogs:
             if not isinstance(names, tuple):
                 return returned
             values = _Values(returned[names])
-            if len(values) > len(names):
-                self._telemetry.handed_out = functools.partial(values.after, len(names))
+            self._telemetry.handed_out = functools.partial(values.after, len(names))
             return {name: LoggedScalar(values, index) for index, name in enumerate(names)}
 
         return unpacked
@@ -104,9 +103,6 @@ class _Values:
     def __init__(self, vector: Any) -> None:
         self._vector = vector
         self._numbers: list[float] | None = None
-
-    def __len__(self) -> int:
-        return int(self._vector.shape[0])
 
     def all(self) -> list[float]:
         """Return all of them."""

@@ -60,8 +60,8 @@ class Telemetry:
         terms: Terms of the batch whose loss was computed last: how `compute_loss`, which returns the total only, hands
             them to the step around it.
         variable_names: Names of the trainable variables, set while the train step is traced.
-        handed_out: Returns the row of the step that a train function just took, as it came along with the logs. `None`
-            where none did, or there were several. Looking into the ring instead takes 50 microseconds.
+        handed_out: Returns the ring, one row after the other, as it came along with the logs of the execution that just
+            ended. `None` where it did not. Looking into the variable instead takes 50 microseconds.
     """
 
     def __init__(self, loss: Any, steps_per_execution: int, *, carries_requests: bool = True) -> None:
@@ -134,12 +134,12 @@ class Telemetry:
     def read(self, after: int = 0) -> list[StepRow]:
         """Return the steps whose number is above `after`, oldest first, at most as many as an execution has."""
         handed_out, self.handed_out = self.handed_out, None
-        held = self._held() if handed_out is None else [handed_out()]
+        held = self._held() if handed_out is None else self._in_rows(handed_out())
         return [self._row(row) for row in sorted(row for row in held if row[0] > after)]
 
-    def row_to_hand_out(self) -> Any:
-        """Return the row of this step, for `handed_out`; in the graph. Empty where an execution has several steps."""
-        return self._ring[0] if self._rows == 1 else tf.zeros([0], tf.float64)
+    def ring_to_hand_out(self) -> Any:
+        """Return the ring as a vector, for `handed_out`; in the graph."""
+        return tf.reshape(self._ring, [-1])
 
     @property
     def count(self) -> int:
@@ -149,6 +149,10 @@ class Telemetry:
     def _held(self) -> list[list[float]]:
         """Return the rows of the ring; `value()`, since `Variable.numpy()` takes three times as long."""
         return self._ring.value().numpy().tolist()
+
+    def _in_rows(self, numbers: list[float]) -> list[list[float]]:
+        columns = len(numbers) // self._rows
+        return [numbers[start : start + columns] for start in range(0, len(numbers), columns)]
 
     def _row(self, row: list[float]) -> StepRow:
         count, total, norm, dampening, bad, routine = row[:_FIXED_COLUMNS]

@@ -66,21 +66,23 @@ def test_callbacks_and_history_get_what_keras_gives_them():
     assert history == {name: pytest.approx(value, rel=1e-5) for name, value in eagerly.items()}
 
 
-def test_the_row_comes_along_with_the_logs(monkeypatch):
-    """Instead of being looked up in the ring, which takes longer; it is the same."""
-    function, iterator = train_function(model := make_model())
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_rows_come_along_with_the_logs(monkeypatch, steps):
+    """Instead of being looked up in the ring, which takes longer; they are the same."""
+    function, iterator = train_function(model := make_model(steps_per_execution=steps))
     function(iterator)
     ring = model.telemetry._held()
     monkeypatch.setattr(type(model.telemetry), "_held", lambda _: pytest.fail("looked up"))
-    (row,) = model.telemetry.read(after=1)
-    assert row == model.telemetry._row(ring[0])
-    assert row.number == 2
+    rows = model.telemetry.read(after=1)
+    assert rows == sorted(map(model.telemetry._row, ring))
+    assert [row.number for row in rows] == [*range(2, 2 + steps)]
     monkeypatch.undo()
-    assert model.telemetry.read(after=1) == [row], "and from the ring, when asked for again"
+    assert model.telemetry.read(after=1) == rows, "and from the ring, when asked for again"
 
 
-def test_a_callback_reads_it_on_every_step_without_looking_it_up(monkeypatch):
-    model = make_model()
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_callback_reads_them_after_every_execution_without_looking_them_up(monkeypatch, steps):
+    model = make_model(steps_per_execution=steps)
     looked_up = []
     monkeypatch.setattr(
         "keras_adaptive_weights.telemetry.Telemetry._held", lambda self: looked_up.append(1) or [[0.0] * 8]
@@ -91,12 +93,11 @@ def test_a_callback_reads_it_on_every_step_without_looking_it_up(monkeypatch):
     assert len(looked_up) <= 2, "where it begins and where it ends"
 
 
-@pytest.mark.parametrize("compiled", [{"steps_per_execution": 2}, {"run_eagerly": True}])
-def test_where_no_row_comes_along_the_ring_is_read(compiled):
-    model = make_model(**compiled)
+def test_in_eager_mode_the_ring_is_read():
+    model = make_model(run_eagerly=True)
     fit(model, [FIRST, *OTHERS])
     assert model.telemetry.handed_out is None
-    assert [row.number for row in model.telemetry.read()] == ([3, 4] if "steps_per_execution" in compiled else [4])
+    assert [row.number for row in model.telemetry.read()] == [4]
 
 
 def test_what_was_handed_out_is_forgotten_when_the_fit_ends_or_a_step_fails():
