@@ -118,6 +118,17 @@ def test_a_counter_that_is_read_once(mode, holds):
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
+@pytest.mark.parametrize("fails", [lambda number: tf.pow(2, number), lambda number: tf.fill([number], 2)[0]])
+def test_arithmetic_that_fails_on_a_number_waits_too(mode, fails):
+    count = tf.Variable(0)
+    step = MODES[mode](lambda condition, number: run_where(condition, lambda: count.assign(fails(number))))
+    step(tf.constant(False), tf.constant(-1))
+    assert count.numpy() == 0
+    step(tf.constant(True), tf.constant(1))
+    assert count.numpy() == 2
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
 def test_what_can_fail_or_be_seen_waits_for_the_condition(mode):
     """An optimizer may invert a matrix of gradients, which fails where there is no inverse."""
     weight = tf.Variable(tf.eye(2))
