@@ -3,7 +3,8 @@
 `tf.cond` begins a branch when its condition is known. An optimizer in one stands still during the whole backward pass,
 though it could compute the update of a layer's moments as soon as that layer's gradient is there, and all that it uses
 passes through operations of the condition's: for a small model that takes as long as the update itself. Here only the
-writes wait, and whatever is not known to be harmless.
+writes wait, and whatever is not known to be harmless. Not so with XLA, which makes a choice within each operation of such
+a condition: there holding back the writes alone takes longer.
 """
 
 from __future__ import annotations
@@ -34,13 +35,12 @@ def run_where(condition: Any, fn: Callable[[], Any], otherwise: Callable[[], Any
         fn: What to do: any TensorFlow code of one replica. Tensors that it makes must not be used outside it.
         otherwise: What to do where the condition does not hold. `None`: nothing.
     """
-    if tf.executing_eagerly():
+    if tf.executing_eagerly() or _in_xla():
         branch(condition, fn, otherwise)
         return
-    write = _write_and_choose if _in_xla() else _write_where
-    write(condition, fn)
+    _write_where(condition, fn)
     if otherwise is not None:
-        write(tf.logical_not(condition), otherwise)
+        _write_where(tf.logical_not(condition), otherwise)
 
 
 def branch(condition: Any, fn: Callable[[], Any], otherwise: Callable[[], Any] | None = None) -> None:
@@ -87,34 +87,6 @@ def _is_large(operation: Any) -> bool:
     """Whether an operation makes a large tensor, or one of which that is not known. Reading a variable makes none."""
     sizes = [tensor.shape.num_elements() for tensor in operation.outputs]
     return operation.type != "ReadVariableOp" and any(size is None or size > _LARGE for size in sizes)
-
-
-def _write_and_choose(condition: Any, fn: Callable[[], Any]) -> None:
-    """Call `fn` within a function that XLA compiles, and let its variables keep their new values or the old ones.
-
-    There the variables are written when all is computed, and nothing has another effect. XLA cannot leave out single
-    operations. Around the code a condition would make all of it wait, as a `tf.where` would, which XLA merges with it.
-    """
-    traced = tf.function(_effects(fn), autograph=False).get_concrete_function()
-    by_handle = {id(variable.handle): variable for variable in traced.variables}
-    written = [by_handle.get(id(handle)) for handle in _may_write(traced)]
-    variables = [variable for variable in written if variable is not None]
-    if len(variables) < len(written):  # by other means than a `tf.Variable`
-        branch(condition, fn)
-        return
-    before = [variable.read_value() for variable in variables]  # never a value that is kept for a while
-    traced()
-    after = [variable.read_value() for variable in variables]
-    for variable, value in zip(variables, tf.cond(condition, lambda: after, lambda: before), strict=True):
-        variable.assign(value)
-
-
-def _may_write(function: Any) -> list[Any]:
-    """Return the handles of the resources that a traced function does more with than read them."""
-    users = [operation for operation in function.graph.get_operations() if operation.type != "ReadVariableOp"]
-    used = {id(tensor) for operation in users for tensor in operation.inputs}
-    captures = [(outside, inside) for outside, inside in function.graph.captures if inside.dtype == tf.resource]
-    return [outside for outside, inside in captures if id(inside) in used]
 
 
 def _in_xla() -> bool:

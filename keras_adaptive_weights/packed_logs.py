@@ -24,19 +24,24 @@ class PackedLogs:
 
     Args:
         telemetry: Of the model; its ring is packed along.
+        once: Whether logs that can be made later are left to be made once, after the last step of an execution.
     """
 
-    def __init__(self, telemetry: Telemetry) -> None:
+    def __init__(self, telemetry: Telemetry, *, once: bool = False) -> None:
         self._telemetry = telemetry
+        self._once = once
 
-    def packing(self, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Return the step function with packed logs, for use in a graph."""
+    def packing(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the step function with packed logs, for use in a graph; None are those that can be made later."""
 
         @functools.wraps(step)
-        def packed(data: Any) -> Any:
-            logs = step(data)
+        def packed(*data: Any) -> Any:
+            self._telemetry.logs_so_far = {}
+            logs = step(*data)
             if not isinstance(logs, dict) or not logs or not all(_is_scalar(value) for value in logs.values()):
-                return logs
+                return {} if logs is None else logs
+            if self._once and _same(logs, self._telemetry.logs_so_far):
+                return None
             dtype = tf.float64 if any(value.dtype == tf.float64 for value in logs.values()) else tf.float32
             values = tf.cast(tf.stack([tf.cast(value, dtype) for value in logs.values()]), tf.float64)  # as few casts
             return {tuple(logs): tf.concat([values, self._telemetry.ring_to_hand_out()], axis=0)}
@@ -113,6 +118,11 @@ class _Values:
     def after(self, start: int) -> list[float]:
         """Return those from a place on."""
         return self.all()[start:]
+
+
+def _same(logs: dict[str, Any], others: dict[str, Any]) -> bool:
+    """Whether these are the same tensors."""
+    return logs.keys() == others.keys() and all(value is others[name] for name, value in logs.items())
 
 
 def _is_scalar(value: Any) -> bool:

@@ -2,7 +2,8 @@
 
 Keras hands the result of each execution out as an optional, which it then opens by two operations outside the graph,
 and of several steps puts each in a condition of its own, though its loop has the same one: together that costs more
-than all that the mixin adds to a step.
+than all that the mixin adds to a step. It also makes the logs anew after every step, of which those of the last one are
+seen.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import keras
 import tensorflow as tf
 
 
-def make_train_function(model: keras.Model, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def make_train_function(
+    model: keras.Model, step: Callable[[Any], Any], logs_so_far: Callable[[], Any]
+) -> Callable[[Any], Any]:
     """Return the function that trains `model` for one execution on what an iterator gives.
 
     Args:
         model: Compiled; says how many steps an execution has, whether XLA compiles them, and on which device.
         step: The train step: takes a batch, returns the logs. Runs in a graph.
+        logs_so_far: Returns the logs after the last step where `step` returns None.
 
     Returns:
         A function of an iterator, which returns the logs of the last step. Where the iterator ends, an execution has
@@ -39,7 +43,8 @@ def make_train_function(model: keras.Model, step: Callable[[Any], Any]) -> Calla
         return traced(keras.tree.map_structure(_none_if_optional, batch))
 
     def execution(iterator: Any) -> Any:
-        return one_step(iterator.get_next()) if steps == 1 else _several(one_step, iterator, steps)
+        logs = one_step(iterator.get_next()) if steps == 1 else _several(one_step, iterator, steps)
+        return logs_so_far() if logs is None else logs
 
     from_dataset = tf.function(execution, autograph=False, reduce_retracing=True)
 
@@ -49,7 +54,7 @@ def make_train_function(model: keras.Model, step: Callable[[Any], Any]) -> Calla
         logs = one_step(next(iterator))  # of `train_on_batch`
         for _, batch in zip(range(steps - 1), iterator, strict=False):
             logs = one_step(batch)
-        return logs
+        return logs_so_far() if logs is None else logs
 
     return train
 
@@ -63,16 +68,18 @@ def _several(one_step: Callable[[Any], Any], iterator: Any, steps: int) -> Any:
         return tf.logical_and(number < steps, batch.has_value())
 
     def take(number: Any, logs: Any, batch: Any) -> tuple[Any, Any, Any]:
-        del logs
         nonlocal returned
         returned = one_step(batch.get_value())
-        logs = tf.raw_ops.OptionalFromValue(components=tf.nest.flatten(returned, expand_composites=True))
+        if returned is not None:
+            logs = tf.raw_ops.OptionalFromValue(components=tf.nest.flatten(returned, expand_composites=True))
         following = tf.cond(number + 1 < steps, iterator.get_next_as_optional, lambda: batch)
         return number + 1, logs, following
 
     # what a step returns is known when the loop is traced: until then an optional can stand for it
     first = tf.experimental.Optional.from_value(iterator.get_next())
     _, logs, _ = tf.while_loop(go_on, take, [tf.constant(0), tf.raw_ops.OptionalNone(), first])
+    if returned is None:
+        return None
     flat = tf.nest.flatten(returned, expand_composites=True)
     values = tf.raw_ops.OptionalGetValue(
         optional=logs, output_types=[value.dtype for value in flat], output_shapes=[value.shape for value in flat]

@@ -161,8 +161,48 @@ def test_logs_of_ones_own(own, packed):
 
 @pytest.mark.parametrize("returned", [{}, None])
 def test_a_step_without_logs_stays_one(returned):
-    logs = PackedLogs(types.SimpleNamespace())
-    assert logs.unpacking(logs.packing(lambda _: returned))(None) is returned
+    logs = PackedLogs(types.SimpleNamespace(), once=True)
+    assert logs.unpacking(logs.packing(lambda _: returned))(None) == {}
+
+
+class ThreeTimes(kaw.StableModel):
+    """A train step of one's own, which returns what the mixin returned, or changes it."""
+
+    change = staticmethod(lambda logs: None)
+
+    def train_step(self, data):
+        logs = super().train_step(data)
+        self.change(logs)
+        return logs
+
+    def get_metrics_result(self):
+        made.append(1)
+        return super().get_metrics_result()
+
+
+made = []
+
+
+@pytest.mark.parametrize(
+    ("change", "times"),
+    [(lambda logs: None, 2), (lambda logs: logs.update(more=tf.constant(3.0)), 1), (lambda logs: logs.pop("loss"), 1)],
+)
+def test_of_several_steps_the_logs_are_made_once_if_the_metrics_hold_them(change, times):
+    model = make_model(ThreeTimes, steps_per_execution=3)
+    model.change = change
+    fit(model, OTHERS)
+    made.clear()
+    model.make_train_function(force=True)
+    graph = model.train_function
+    logs = graph(iterator := iter(tf.data.Dataset.from_tensors(FIRST).repeat()))
+    assert len(made) == times, "in a step, where its trace needs them; and after the last one"
+    shown = {name: float(value) for name, value in logs.items()}
+    expected = {name: float(value) for name, value in model.get_metrics_result().items()}
+    change(expected)
+    assert shown == {name: float(value) for name, value in expected.items()}
+    assert [row.number for row in model.telemetry.read()] == [4, 5, 6]
+    graph(iterator)
+    assert [row.number for row in model.telemetry.read()] == [7, 8, 9]
 
 
 def test_without_the_private_function_of_keras_all_works_as_before(monkeypatch):
