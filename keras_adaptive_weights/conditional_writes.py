@@ -3,8 +3,8 @@
 `tf.cond` begins a branch when its condition is known. An optimizer in one stands still during the whole backward pass,
 though it could compute the update of a layer's moments as soon as that layer's gradient is there, and all that it uses
 passes through operations of the condition's: for a small model that takes as long as the update itself. Here only the
-writes wait, and whatever is not known to be harmless. Not so with XLA, which makes a choice within each operation of such
-a condition: there holding back the writes alone takes longer.
+writes wait, and whatever is not known to be harmless. Not so with XLA, which makes a choice within each operation of
+such a condition: there holding back the writes alone takes longer.
 """
 
 from __future__ import annotations
