@@ -35,7 +35,7 @@ def run_where(condition: Any, fn: Callable[[], Any], otherwise: Callable[[], Any
         fn: What to do: any TensorFlow code of one replica. Tensors that it makes must not be used outside it.
         otherwise: What to do where the condition does not hold. `None`: nothing.
     """
-    if tf.executing_eagerly() or _in_xla():
+    if tf.executing_eagerly() or in_xla():
         branch(condition, fn, otherwise)
         return
     _write_where(condition, fn)
@@ -89,6 +89,6 @@ def _is_large(operation: Any) -> bool:
     return operation.type != "ReadVariableOp" and any(size is None or size > _LARGE for size in sizes)
 
 
-def _in_xla() -> bool:
+def in_xla() -> bool:
     """Whether XLA compiles what is being traced: TensorFlow's own `tf.cond` asks this way."""
     return bool(control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))

@@ -6,6 +6,7 @@ would see its last step only. Float64 holds float32 values and step counts exact
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,12 +14,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_adaptive_weights.conditional_writes import in_xla
 from keras_adaptive_weights.distribution import replicas, within_replica
 from keras_adaptive_weights.losses import CompositeLoss
 
 REQUESTS = ("disable", "enable", "rollback", "reset")
 """What may be asked for by hand for each adaptive weight, in the order of its columns."""
 _FIXED_COLUMNS = 6  # count, total, gradient norm, dampening, index of what is not finite, skipped by loss scaling only
+_SHORT = 2**16
+"""Elements up to which XLA takes a product of a gradient with itself: one operation in place of four, and exact to
+1e-5. Over more of them rounding errors add up, which a sum avoids."""
 
 
 class StepRow(NamedTuple):
@@ -124,9 +129,9 @@ class Telemetry:
         values = [total, norm, dampening, bad, routine, *(terms.get(name, np.nan) for name in self.names)]
         row = tf.cast(tf.stack([tf.cast(value, dtype) for value in values]), tf.float64)  # as few casts
         parts = [row] if requests is None else [row, tf.cast(requests, tf.float64)]
-        count = self._ring[-1, :1] + 1.0
-        newest = tf.concat([count, *parts], axis=0)[None]
-        self._ring.assign(newest if self._rows == 1 else tf.concat([self._ring[1:], newest], axis=0))
+        ring = self._ring.read_value()
+        newest = tf.concat([ring[-1, :1] + 1.0, *parts], axis=0)[None]
+        self._ring.assign(newest if self._rows == 1 else tf.concat([ring[1:], newest], axis=0))
 
     def read(self, after: int = 0) -> list[StepRow]:
         """Return the steps whose number is above `after`, oldest first, at most as many as an execution has."""
@@ -246,5 +251,8 @@ def first_non_finite(terms: dict[str, Any], total: Any, gradients: list[Any], sc
 
 
 def _half_squared_norm(gradient: Any) -> Any:
-    values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
-    return tf.nn.l2_loss(tf.cast(values, tf.float32))
+    values = tf.cast(gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient, tf.float32)
+    if in_xla() and (values.shape.num_elements() or math.inf) <= _SHORT:
+        row = tf.reshape(values, [1, -1])
+        return 0.5 * tf.reshape(tf.matmul(row, row, transpose_b=True), [])
+    return tf.nn.l2_loss(values)

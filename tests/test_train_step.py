@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import keras_adaptive_weights as kaw
+from keras_adaptive_weights.telemetry import first_non_finite
 
 BATCH = 8
 
@@ -339,6 +340,23 @@ def test_a_model_without_trainable_weights_is_measured_and_not_changed():
     logs = model.train_on_batch(y, y, return_dict=True)
     assert logs["gradient_norm"] == 0.0
     assert logs["mel_loss"] == pytest.approx(np.mean(np.square(y)), rel=1e-5)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("shape", [(), (0, 3), (5,), (256, 256), (2048, 2048)])
+def test_the_norm_of_few_and_of_many_numbers(jit, shape):
+    """Rounding errors of one sum over millions of numbers would add up."""
+    measure = tf.function(
+        lambda gradient: first_non_finite({}, tf.constant(1.0), [gradient, None], 2.0), jit_compile=jit
+    )
+    gradient = np.random.default_rng(7).normal(3.0, 1.0, shape).astype("float32")
+    norm, finite, bad = measure(tf.constant(gradient))
+    assert float(norm) == pytest.approx(np.linalg.norm(gradient.astype("float64")) / 2.0, rel=1e-5)
+    assert (bool(finite), int(bad)) == (True, -1)
+    if gradient.size:
+        gradient[(-1,) * len(shape)] = np.inf
+        _, finite, bad = measure(tf.constant(gradient))
+        assert (bool(finite), int(bad)) == (False, 1), "the first thing after the total"
 
 
 def test_the_loss_travels_with_the_model_file(tmp_path):
