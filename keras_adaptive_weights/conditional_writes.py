@@ -3,8 +3,12 @@
 `tf.cond` begins a branch when its condition is known. An optimizer in one stands still during the whole backward pass,
 though it could compute the update of a layer's moments as soon as that layer's gradient is there, and all that it uses
 passes through operations of the condition's: for a small model that takes as long as the update itself. Here only the
-writes wait, and whatever is not known to be harmless. Not so with XLA, which makes a choice within each operation of
-such a condition: there holding back the writes alone takes longer.
+writes wait, and whatever is not known to be harmless.
+
+XLA makes a choice within each operation of a condition, which costs little but for one thing: a weight is written from
+a moment's new value, and the moment from a choice between that and the old one, so that the old one is needed twice and
+XLA copies all of them. Here each write makes its choice where it is, and what is read after it is what was chosen: then
+all are written in place.
 """
 
 from __future__ import annotations
@@ -24,6 +28,12 @@ _HARMLESS = frozenset({
 # fmt: on
 """Operations without an effect that cannot fail, whatever the numbers: they need not wait. Not so `Pow`, which fails on
 negative integers, nor what takes a shape or an axis."""
+_WRITTEN: dict[str, Callable[[Any, Any], Any]] = {
+    "AssignVariableOp": lambda _, value: value,
+    "AssignAddVariableOp": tf.add,
+    "AssignSubVariableOp": tf.subtract,
+}
+"""What an operation writes into a variable, from what is there and what it was given."""
 _LARGE = 2**16  # elements; what is computed before the condition is known takes memory until then
 
 
@@ -35,12 +45,13 @@ def run_where(condition: Any, fn: Callable[[], Any], otherwise: Callable[[], Any
         fn: What to do: any TensorFlow code of one replica. Tensors that it makes must not be used outside it.
         otherwise: What to do where the condition does not hold. `None`: nothing.
     """
-    if tf.executing_eagerly() or in_xla():
+    if tf.executing_eagerly():
         branch(condition, fn, otherwise)
         return
-    _write_where(condition, fn)
+    write = _write_chosen if in_xla() else _write_where
+    write(condition, fn)
     if otherwise is not None:
-        _write_where(tf.logical_not(condition), otherwise)
+        write(tf.logical_not(condition), otherwise)
 
 
 def branch(condition: Any, fn: Callable[[], Any], otherwise: Callable[[], Any] | None = None) -> None:
@@ -81,6 +92,41 @@ def _write_where(condition: Any, fn: Callable[[], Any]) -> None:
         return tf.raw_ops.Merge(inputs=[skipped, taken]).output
 
     guarded(condition)
+
+
+def _write_chosen(condition: Any, fn: Callable[[], Any]) -> None:
+    """Call `fn` for XLA: where the condition does not hold, each write writes what is there.
+
+    Only where `fn` does nothing but read and write whole variables: for anything else its effects are in a `tf.cond`.
+    """
+
+    @tf.function(autograph=False)
+    def chosen() -> Any:
+        graph = tf.compat.v1.get_default_graph()
+        create = graph._create_op_internal  # noqa: SLF001 - all that makes operations in a graph does it there
+
+        def create_chosen(op_type: str, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            if op_type not in _WRITTEN:
+                return create(op_type, inputs, *args, **kwargs)
+            handle, value = inputs
+            old = tf.raw_ops.ReadVariableOp(resource=handle, dtype=value.dtype)
+            new = tf.where(condition, _WRITTEN[op_type](old, value), old)
+            attributes = {"dtype": tf.compat.v1.AttrValue(type=value.dtype.as_datatype_enum)}
+            return create("AssignVariableOp", [handle, new], [], attrs=attributes)
+
+        graph._create_op_internal = create_chosen  # noqa: SLF001
+        try:
+            fn()
+        finally:
+            del graph._create_op_internal  # noqa: SLF001
+        return tf.constant(0)
+
+    traced = chosen.get_concrete_function()
+    effects = {operation.type for operation in traced.graph.get_operations() if operation.op_def.is_stateful}
+    if effects <= {"ReadVariableOp", "AssignVariableOp"}:
+        traced()
+    else:
+        branch(condition, fn)
 
 
 def _is_large(operation: Any) -> bool:

@@ -6,7 +6,6 @@ would see its last step only. Float64 holds float32 values and step counts exact
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,9 +20,11 @@ from keras_adaptive_weights.losses import CompositeLoss
 REQUESTS = ("disable", "enable", "rollback", "reset")
 """What may be asked for by hand for each adaptive weight, in the order of its columns."""
 _FIXED_COLUMNS = 6  # count, total, gradient norm, dampening, index of what is not finite, skipped by loss scaling only
-_SHORT = 2**16
-"""Elements up to which XLA takes a product of a gradient with itself: one operation in place of four, and exact to
-1e-5. Over more of them rounding errors add up, which a sum avoids."""
+_SHORT = 2**12
+"""Elements up to which XLA takes a product of a gradient with itself: one operation in place of four."""
+_ROW = 256
+"""Elements of a row of a longer gradient's squares, which XLA sums by a product with ones: up to fifteen times as fast
+as its sum of all of them, and exact to 2e-6 for 40 million, which one long product is not (17 %)."""
 
 
 class StepRow(NamedTuple):
@@ -252,7 +253,15 @@ def first_non_finite(terms: dict[str, Any], total: Any, gradients: list[Any], sc
 
 def _half_squared_norm(gradient: Any) -> Any:
     values = tf.cast(gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient, tf.float32)
-    if in_xla() and (values.shape.num_elements() or math.inf) <= _SHORT:
-        row = tf.reshape(values, [1, -1])
-        return 0.5 * tf.reshape(tf.matmul(row, row, transpose_b=True), [])
-    return tf.nn.l2_loss(values)
+    size = values.shape.num_elements()
+    if not size or not in_xla():
+        return tf.nn.l2_loss(values)
+    flat, in_rows = tf.reshape(values, [-1]), size - size % _ROW if size > _SHORT else 0
+    squared = []
+    if in_rows:
+        rows = tf.square(tf.reshape(flat[:in_rows], [-1, _ROW]))
+        squared.append(tf.reduce_sum(tf.matmul(rows, tf.ones([_ROW, 1]))))
+    if in_rows < size:
+        rest = tf.reshape(flat[in_rows:], [1, -1])
+        squared.append(tf.reshape(tf.matmul(rest, rest, transpose_b=True), []))
+    return 0.5 * tf.add_n(squared)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -179,3 +182,34 @@ def test_only_writes_wait_and_what_takes_much_memory(size, waits):
     waiting = {node.op: any(name.startswith("^") for name in node.input) for node in function.node_def}
     assert waiting["AssignAddVariableOp"]
     assert waiting["Mul"] is waits
+
+
+@IN_ANY_MODE
+@EITHER_WAY
+def test_a_part_of_a_variable(mode, holds):
+    """Gradients of an embedding change its rows only."""
+    moment, rows = variables(1.0, [1.0, 2.0, 3.0])
+
+    def apply():
+        moment.assign_add(1.0)
+        rows.scatter_sub(tf.IndexedSlices(tf.stack([moment, moment]), tf.constant([0, 2])))
+
+    step = MODES[mode](lambda condition: run_where(condition, apply))
+    step(tf.constant(holds))
+    assert numbers(moment, rows) == ([2.0, [-1.0, 2.0, 1.0]] if holds else [1.0, [1.0, 2.0, 3.0]])
+
+
+def test_xla_writes_in_place():
+    """Where a weight is written from a moment's new value, XLA would copy the moment, and of a large model all."""
+    optimizer = keras.optimizers.Adam()
+    weight = keras.Variable(tf.ones([64, 96]))
+    optimizer.build([weight])
+
+    @tf.function(jit_compile=True)
+    def step(gradient):
+        finite = tf.math.is_finite(tf.reduce_sum(gradient))
+        run_where(finite, lambda: optimizer.apply([gradient], [weight]))
+
+    compiled = step.experimental_get_compiler_ir(tf.ones([64, 96]))(stage="optimized_hlo")
+    assert len(re.findall(r"f32\[64,96\]\S* fusion\(", compiled)) >= 3, "two moments and the weight"
+    assert not re.findall(r"f32\[64,96\]\S* copy\(", compiled)

@@ -27,7 +27,6 @@ CONTESTANTS = (PLAIN, AGAIN, MIXIN, PLUGIN, TENSORBOARD)
 _BATCH_SIZE = 16
 _BANDS = 80
 _DEPTH = 6
-_LEAD_IN = 1  # executions at the start of a segment that are not measured: the caches are the others'
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,14 @@ class Task:
         frames: Frames of each sample of the batch.
         steps_per_execution: As in `compile`.
         jit_compile: As in `compile`.
+        lead_in: Executions at the start of a segment that are not measured: the caches are the others'.
     """
 
     width: int
     frames: int
     steps_per_execution: int
     jit_compile: bool
+    lead_in: int
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,10 @@ class Contestant:
 class _Gate(keras.callbacks.Callback):
     """Holds `fit` before an execution until more are asked for. It has no batch hook: plain `fit` has none either."""
 
-    def __init__(self, connection: Connection, steps_per_execution: int) -> None:
+    def __init__(self, connection: Connection, task: Task) -> None:
         super().__init__()
         self._connection = connection
-        self._steps = steps_per_execution
+        self._task = task
         self._asked = self._left = 0
         self._cpu = self._wall = 0.0
 
@@ -123,11 +124,13 @@ class _Gate(keras.callbacks.Callback):
         wall = time.perf_counter()
         if self._asked:
             cpu = _cpu_seconds() - self._cpu
-            steps = self._asked * self._steps, (self._asked + _LEAD_IN) * self._steps
+            steps, all_steps = (
+                self._task.steps_per_execution * n for n in (self._asked, self._asked + self._task.lead_in)
+            )
             self._cpu += cpu
-            self._connection.send(Cost(1e3 * (wall - self._wall) / steps[0], 1e3 * cpu / steps[1]))
+            self._connection.send(Cost(1e3 * (wall - self._wall) / steps, 1e3 * cpu / all_steps))
         self._asked = self._connection.recv()
-        self._left = self._asked + _LEAD_IN
+        self._left = self._asked + self._task.lead_in
 
 
 def _serve(kind: str, connection: Connection) -> None:
@@ -159,7 +162,7 @@ def _train(kind: str, task: Task, folder: str, connection: Connection) -> None:
         steps_per_epoch=10**9,
         shuffle=False,
         verbose=0,
-        callbacks=[_Gate(connection, task.steps_per_execution), *_CALLBACKS[kind](folder)],
+        callbacks=[_Gate(connection, task), *_CALLBACKS[kind](folder)],
     )
 
 
