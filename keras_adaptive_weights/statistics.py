@@ -161,9 +161,9 @@ def measure_noise(values: Sequence[float]) -> Noise:
     if n < 3 or not 0.0 < average < math.inf:
         return Noise(samples=n)
     last = (n - 1) / 2.0  # the line's position at the last value, and the negative of that at the first one
-    lengths = n * (n * n - 1.0) / 12.0
+    position_squares = n * (n * n - 1.0) / 12.0  # summed over all positions, counted from their middle
     slope = sum(map(mul, values, _slope_weights(n))) / average
-    squares = _square(math.dist(values, (average,) * n) / average) - slope * slope * lengths
+    squares = _square(math.dist(values, (average,) * n) / average) - slope * slope * position_squares
     if squares <= _ROUNDING**2 * n:
         return Noise(samples=n)
     steps = _square(math.dist(values[1:], values[:-1]) / average)
