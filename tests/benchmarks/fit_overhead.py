@@ -2,6 +2,7 @@
 
     python tests/benchmarks/fit_overhead.py              # about an hour
     python tests/benchmarks/fit_overhead.py --quick      # a few minutes, two rows
+    python tests/benchmarks/fit_overhead.py --step-ms 4 --width 320  # the model of 100 ms, few frames: the last table
 
 All contestants train the same model with the same loss: plain Keras; the mixin alone; the mixin and
 `AdaptiveMelWeightCallback(log_dir=...)`; plain Keras with `TensorBoard(update_freq="batch")`; and plain Keras again,
@@ -49,6 +50,11 @@ class Row:
     step_ms: int
     steps_per_execution: int
     jit_compile: bool
+
+    @property
+    def execution_seconds(self) -> float:
+        """How long an execution of plain Keras is to take."""
+        return 1e-3 * self.step_ms * self.steps_per_execution
 
 
 def main() -> None:
@@ -107,7 +113,7 @@ def _calibrate(plain: Contestant, row: Row) -> Task:
         plain.end()
         return took
 
-    lead_in = int(_execution_seconds(row) < _LONG_EXECUTION_SECONDS)
+    lead_in = int(row.execution_seconds < _LONG_EXECUTION_SECONDS)
     task = Task(row.width, 1, row.steps_per_execution, row.jit_compile, lead_in)
     few, many = 4, 64
     least = measure(few)
@@ -119,7 +125,7 @@ def _measure(
     contestants: dict[str, Contestant], task: Task, row: Row, arguments: argparse.Namespace
 ) -> list[dict[str, Cost]]:
     """Return what each contestant's segment cost, round by round."""
-    execution = _execution_seconds(row)
+    execution = row.execution_seconds
     for contestant in contestants.values():
         contestant.begin(task)
         contestant.run(round(min(_MAX_WARMUP_SECONDS, 1e-3 * row.step_ms * _WARMUP_STEPS) / execution))
@@ -133,10 +139,6 @@ def _measure(
     for contestant in contestants.values():
         contestant.end()
     return measured
-
-
-def _execution_seconds(row: Row) -> float:
-    return 1e-3 * row.step_ms * row.steps_per_execution
 
 
 def _report(rows: Sequence[Row], rounds: dict[Row, list[dict[str, Cost]]]) -> str:
@@ -162,16 +164,17 @@ def _report(rows: Sequence[Row], rounds: dict[Row, list[dict[str, Cost]]]) -> st
 
 def _relative(rounds: Sequence[dict[str, Cost]], kind: str, field: str) -> str:
     """Return the median and the quartiles of the cost relative to plain Keras of the same round."""
-    ratios = [100.0 * (getattr(r[kind], field) / getattr(r[PLAIN], field) - 1.0) for r in rounds]
-    low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    return f"{median:+.1f} % ({low:+.1f} … {high:+.1f})"
+    return _quartiles([100.0 * (getattr(r[kind], field) / getattr(r[PLAIN], field) - 1.0) for r in rounds], ".1f", "%")
 
 
 def _beyond(rounds: Sequence[dict[str, Cost]], kind: str, field: str) -> str:
     """Return the median and the quartiles of what it costs more than plain Keras in the same round."""
-    differences = [getattr(r[kind], field) - getattr(r[PLAIN], field) for r in rounds]
-    low, median, high = statistics.quantiles(differences, n=4, method="inclusive")
-    return f"{median:+.3f} ms ({low:+.3f} … {high:+.3f})"
+    return _quartiles([getattr(r[kind], field) - getattr(r[PLAIN], field) for r in rounds], ".3f", "ms")
+
+
+def _quartiles(values: Sequence[float], digits: str, unit: str) -> str:
+    low, median, high = (f"{value:+{digits}}" for value in statistics.quantiles(values, n=4, method="inclusive"))
+    return f"{median} {unit} ({low} … {high})"
 
 
 def _summary(rounds: Sequence[dict[str, Cost]]) -> str:
