@@ -330,13 +330,7 @@ class AdaptiveMelWeightCallback(AdaptiveWeightCallback):
 
 
 def _observation(step: int, row: StepRow, term: str) -> Observation:
-    return Observation(
-        step=step,
-        loss=row.terms[term],
-        total_loss=row.total,
-        gradient_norm=row.gradient_norm,
-        applied=row.non_finite is None,
-        loss_scaling=row.loss_scaling,
-        dampening=row.dampening,
-        non_finite=row.non_finite,
+    finite = row.non_finite is None
+    return Observation(  # in the order of the fields: by name it takes twice as long, and this is every step
+        step, row.terms[term], row.total, row.gradient_norm, finite, row.loss_scaling, row.dampening, row.non_finite
     )

@@ -76,15 +76,8 @@ def feed(health: Health, seen: Observation, *, horizon: int, too_high: float | N
     slow = health.slow + max(1.0 / horizon, 1.0 / count) * (total - health.slow)
     calm = health.calm + 1 if slow <= 0.0 or fast <= _CALM_FACTOR * slow else 0
     high = health.high + 1 if too_high is not None and fast > too_high else 0
-    return Health(
-        step=seen.step,
-        seen=count,
-        fast=fast,
-        slow=slow,
-        calm=calm,
-        last_calm=seen.step if calm > CALM_STEPS and high == 0 else health.last_calm,
-        high=high,
-    )
+    last_calm = seen.step if calm > CALM_STEPS and high == 0 else health.last_calm
+    return Health(seen.step, 0, 0, 0, None, count, fast, slow, calm, last_calm, high)  # the skips are over
 
 
 def recovered(health: Health, level: float, horizon: int) -> Health:

@@ -136,8 +136,9 @@ class Guard:
         Raises:
             TrainingStopped: Too many steps in a row were skipped, and there is nothing to recover from.
         """
+        too_high = self._too_high()
         for seen in observations:
-            self._health = feed(self._health, seen, horizon=self._horizon, too_high=self._too_high())
+            self._health = feed(self._health, seen, horizon=self._horizon, too_high=too_high)
         if self._health.skips == 0:
             self._trouble_began = math.inf
         elif self._trouble_began == math.inf:

@@ -8,7 +8,6 @@ TensorBoard keeps one record per tag and step, so each action has a text tag of 
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import time
@@ -25,6 +24,7 @@ from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from keras_adaptive_weights.backlog import Backlog, Note
 from keras_adaptive_weights.config import AdaptiveWeightConfig
 from keras_adaptive_weights.decision import Action, Decision, Observation, Reason
 from keras_adaptive_weights.event_files import Kept, take_back, wait_for_a_later_name
@@ -95,7 +95,6 @@ class TensorBoardObserver:
             **_OUTCOME_SCALARS,
             **_EVIDENCE_SCALARS,
         }
-        self._closed = False
         self._key = Path(log_dir) / "events"
         take_over(self._key, self)
         kept = Kept() if step is None else take_back(Path(log_dir), step)
@@ -104,38 +103,52 @@ class TensorBoardObserver:
             wait_for_a_later_name(Path(log_dir))
         self._writer = EventFileWriter(os.fspath(log_dir), max_queue_size=1000, flush_secs=1)
         if layout_metadata.CONFIG_SUMMARY_TAG not in kept.tags:
-            self._write(self._step, [_layout(self._weight_tag)])
+            self._write(self._step, time.time(), [_layout(self._weight_tag)])
+        self._backlog = Backlog(self._write_notes)
 
     def observe(self, observations: Sequence[Observation], decision: Decision) -> None:
-        """Write the scalars when they are due, and an event always."""
-        if self._closed:
-            return  # another observer took over
-        due = self._written is None or decision.step - self._written >= self._update_freq
-        if not due and not decision.is_event:
-            return
-        values = [self._scalar(tag, value) for tag, value in self._scalars(decision)]
-        if decision.is_event:
-            values.append(_text(f"decisions/{decision.action.value}", _markdown(decision)))
-        complete = self._write(decision.step, values)
-        if observations or not complete:
-            self._written = decision.step if complete else None
-        if decision.is_event:
-            self._writer.flush()
+        """Write the scalars when they are due, and an event always. After `close`, nothing.
+
+        Raises:
+            OSError: An earlier write failed, or this one. TensorFlow's file system has errors of its own.
+        """
+        self._backlog.add(observations, decision)
 
     def note_save(self, step: int) -> None:
         """Write what is pending: no checkpoint is ever ahead of the event file."""
         del step
-        if not self._closed:
-            with contextlib.suppress(OSError):  # the next `observe` raises it
-                self._writer.flush()
+        self._backlog.flush_or_fail_later()
 
     def close(self, *, interrupted: bool = False) -> None:
         """Write what is pending and close the file. Harmless if called twice."""
         del interrupted
-        if not self._closed:
-            self._closed = True
-            let_go(self._key, self)
+        if self._backlog.closed:
+            return
+        let_go(self._key, self)
+        try:
+            self._backlog.close()
+        finally:
             self._writer.close()
+
+    def _write_notes(self, notes: Iterator[Note], last: None) -> None:
+        del last
+        written = [self._write_note(note) for note in notes]
+        if any(written):
+            self._writer.flush()
+
+    def _write_note(self, note: Note) -> bool:
+        """Write what is due of it; return whether anything was."""
+        decision = note.decision
+        due = self._written is None or decision.step - self._written >= self._update_freq
+        if not due and not decision.is_event:
+            return False
+        values = [self._scalar(tag, value) for tag, value in self._scalars(decision)]
+        if decision.is_event:
+            values.append(_text(f"decisions/{decision.action.value}", _markdown(decision)))
+        complete = self._write(decision.step, note.wall_time, values)
+        if note.observations or not complete:
+            self._written = decision.step if complete else None
+        return True
 
     def _scalars(self, decision: Decision) -> Iterator[tuple[str, float]]:
         weight = self._weight_tag
@@ -165,14 +178,14 @@ class TensorBoardObserver:
         metadata = scalar_metadata.create_summary_metadata(display_name="", description=self._about[tag])
         return Summary.Value(tag=tag, tensor=tensor, metadata=metadata)
 
-    def _write(self, step: int, values: list[Summary.Value]) -> bool:
+    def _write(self, step: int, wall_time: float, values: list[Summary.Value]) -> bool:
         """Write the values whose tags have none at this step; return whether these were all."""
         if step != self._step:
             self._step, self._tags = step, set()
         new = [value for value in values if value.tag not in self._tags]
         self._tags.update(value.tag for value in new)
         if new:
-            event = Event(wall_time=time.time(), step=step)
+            event = Event(wall_time=wall_time, step=step)
             event.summary.value.extend(new)
             self._writer.add_event(event)
         return len(new) == len(values)

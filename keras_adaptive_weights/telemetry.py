@@ -138,7 +138,8 @@ class Telemetry:
         """Return the steps whose number is above `after`, oldest first, at most as many as an execution has."""
         handed_out, self.handed_out = self.handed_out, None
         held = self._held() if handed_out is None else self._in_rows(handed_out())
-        return [self._row(row) for row in held if row[0] > after]
+        columns = [(name, column) for name, column in self._columns.items() if name in self.active]
+        return [self._row(row, columns) for row in held if row[0] > after]
 
     def ring_to_hand_out(self) -> Any:
         """Return the ring as a vector, for `handed_out`; in the graph."""
@@ -157,19 +158,23 @@ class Telemetry:
         columns = len(numbers) // self._rows
         return [numbers[start : start + columns] for start in range(0, len(numbers), columns)]
 
-    def _row(self, row: list[float]) -> StepRow:
+    def _row(self, row: list[float], columns: list[tuple[str, int]]) -> StepRow:
         count, total, norm, dampening, bad, routine = row[:_FIXED_COLUMNS]
-        shares = row[_FIXED_COLUMNS + len(self.names) :]
+        finite = bad < 0
         return StepRow(
-            number=int(count),
-            terms={name: row[column] for name, column in self._columns.items() if name in self.active},
-            total=total,
-            gradient_norm=norm,
-            dampening=dampening,
-            non_finite=None if bad < 0 else self._culprit(int(bad)),
-            loss_scaling=bool(routine) and bad >= 0,
-            requests=tuple(slot for slot, share in zip(self._slots, shares, strict=True) if share > 0),
+            int(count),
+            {name: row[column] for name, column in columns},
+            total,
+            norm,
+            dampening,
+            None if finite else self._culprit(int(bad)),
+            bool(routine) and not finite,
+            self._requests_in(row) if self._slots else (),
         )
+
+    def _requests_in(self, row: list[float]) -> tuple[tuple[str, str], ...]:
+        shares = row[_FIXED_COLUMNS + len(self.names) :]
+        return tuple(slot for slot, share in zip(self._slots, shares, strict=True) if share > 0)
 
     def _culprit(self, index: int) -> str:
         places = (*self.active, "total_loss", *(f"gradient of {name}" for name in self.variable_names))

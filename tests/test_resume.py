@@ -189,10 +189,10 @@ class Run:
         return self.state
 
     def die(self, *, in_the_middle_of_a_line=False):
-        self.writer._flush()
+        self.writer._backlog.flush()
         if in_the_middle_of_a_line:
             self.writer._file.write('{"kind": "step", "step": 9')
-        self.writer._closed.set()
+        self.writer._backlog._closed.set()
         self.writer._file.close()
         let_go(self.path, self.writer)
 

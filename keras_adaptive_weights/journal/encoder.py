@@ -23,13 +23,13 @@ class LineEncoder:
         lines, self._lines = self._lines, []
         return lines
 
-    def add_execution(self, observations: Sequence[Observation], decision: Decision, wall_time: float | None) -> None:
+    def add_execution(self, observations: Sequence[Observation], decision: Decision, wall_time: float) -> None:
         """Add the steps and, where it is an event, the decision.
 
         Args:
             observations: The steps of one execution; none: asked for by hand.
             decision: The decision after them.
-            wall_time: When an event was decided, in seconds since the epoch.
+            wall_time: When that was decided, in seconds since the epoch.
         """
         held, last = decision.held_weight, len(observations) - 1
         weights = (decision.old_weight, None) if held is None else (held, decision.old_weight)

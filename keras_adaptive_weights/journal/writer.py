@@ -1,23 +1,20 @@
-"""Writing a journal: what the training says is taken down at once, and put into words many lines at a time."""
+"""Writing a journal: one line per step and event, behind a backlog."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import socket
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from keras_adaptive_weights.backlog import Backlog, Note
 from keras_adaptive_weights.decision import Decision, Observation
 from keras_adaptive_weights.journal.continuation import let_go, open_journal, take_over
 from keras_adaptive_weights.journal.encoder import LineEncoder
 from keras_adaptive_weights.journal.lines import FORMAT, Header, encode, header_values
-
-_MOST_PENDING = 256
 
 
 class JournalWriter:
@@ -46,11 +43,7 @@ class JournalWriter:
         self.run = header.run
         self._path = Path(path)
         self._clock = clock
-        self._pending: deque[tuple[Sequence[Observation], Decision, float | None]] = deque()
         self._encoder = LineEncoder()
-        self._lock = threading.Lock()
-        self._closed = threading.Event()
-        self._failure: OSError | None = None
         process = {"pid": os.getpid(), "host": socket.gethostname()}
         about = {"format": FORMAT, "wall_time": clock(), "process": process}
         header_line = encode({"kind": "header", **about, **header_values(header)})
@@ -61,69 +54,46 @@ class JournalWriter:
             opened.callback(_close_quietly, self._file)
             self._write([header_line])
             opened.pop_all()
-        self._flusher = threading.Thread(target=self._flush_regularly, args=(flush_seconds,), daemon=True)
-        self._flusher.start()
+        self._backlog = Backlog(self._write_notes, flush_seconds=flush_seconds, clock=clock)
 
     def observe(self, observations: Sequence[Observation], decision: Decision) -> None:
-        """Note the steps and, where it is an event, the decision.
+        """Note the steps and, where it is an event, the decision. After `close`, nothing.
 
         Raises:
             OSError: An earlier write failed, or this one.
         """
-        if self._failure is not None:
-            raise self._failure
-        if self._closed.is_set():
-            return  # another writer took over
-        self._pending.append((tuple(observations), decision, self._clock() if decision.is_event else None))
-        if decision.is_event or len(self._pending) >= _MOST_PENDING:
-            self._flush()
+        self._backlog.add(observations, decision)
 
     def note_save(self, step: int) -> None:
         """Note that the model is being saved; no checkpoint is ever ahead of its journal."""
-        if self._closed.is_set() or self._failure is not None:
-            return
-        try:
-            self._flush({"kind": "saved", "step": step, "wall_time": self._clock()})
-        except OSError as error:
-            self._failure = error
+        self._backlog.flush_or_fail_later({"kind": "saved", "step": step, "wall_time": self._clock()})
 
     def close(self, *, interrupted: bool = False) -> None:
         """Write what is pending and close the file. Harmless if called twice."""
-        if self._closed.is_set():
+        if self._backlog.closed:
             return
-        self._closed.set()
         let_go(self._path, self)
-        self._flusher.join()
         try:
-            self._flush({"kind": "end", "wall_time": self._clock(), **({"interrupted": True} if interrupted else {})})
+            self._backlog.close(
+                {"kind": "end", "wall_time": self._clock(), **({"interrupted": True} if interrupted else {})}
+            )
         finally:
             self._file.close()
 
-    def _flush(self, last: dict[str, Any] | None = None) -> None:
-        """Write what is pending, and a line after it where one is given."""
-        with self._lock:
-            while self._pending:  # the training may add to it meanwhile
-                self._encoder.add_execution(*self._pending.popleft())
-            if last is not None:
-                self._encoder.add(last)
-            self._write(self._encoder.take())
-
-    def _write(self, lines: Sequence[str]) -> None:
-        if lines:
-            self._file.write("\n".join(lines) + "\n")
-            self._file.flush()
-
-    def _flush_regularly(self, seconds: float) -> None:
-        while not self._closed.wait(seconds):
-            try:
-                self._flush()
-            except OSError as error:
-                self._failure = error
-                return
-            except ValueError:
-                return  # the file was closed meanwhile
+    def _write_notes(self, notes: Iterator[Note], last: dict[str, Any] | None) -> None:
+        for note in notes:
+            self._encoder.add_execution(*note)
+        if last is not None:
+            self._encoder.add(last)
+        if lines := self._encoder.take():
+            self._write(lines)
+        else:
             with contextlib.suppress(OSError):
                 os.utime(self._path)
+
+    def _write(self, lines: Sequence[str]) -> None:
+        self._file.write("\n".join(lines) + "\n")
+        self._file.flush()
 
 
 def _close_quietly(file: TextIO) -> None:
