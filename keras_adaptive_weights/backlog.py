@@ -26,13 +26,19 @@ class Note(NamedTuple):
 
 
 class Backlog:
-    """Keeps what a writer is told until it is written: an event at once, anything else after a second or 256 decisions.
+    """Keeps what a writer is told until its thread has written it: at once if it is an event, else within a second.
+
+    The training waits for it only where a person asked for something by hand, which must not be lost in a crash, where
+    the model is saved, and after 256 decisions.
 
     Args:
         write: Writes the notes it is given, oldest first, and something after them where `flush` was given something.
             Called by one thread at a time; also once a second when there are none.
         flush_seconds: Longest time a note waits.
         clock: Seconds since the epoch; for tests.
+
+    Attributes:
+        closed: Whether `close` was called.
     """
 
     def __init__(
@@ -47,15 +53,11 @@ class Backlog:
         self._notes: deque[Note] = deque()
         self._lock = threading.RLock()
         self._writing = False
-        self._closed = threading.Event()
+        self.closed = False
+        self._wake = threading.Event()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._flush_regularly, args=(flush_seconds,), daemon=True)
         self._thread.start()
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._closed.is_set()
 
     def add(self, observations: Sequence[Observation], decision: Decision) -> None:
         """Note the steps and the decision; after `close`, nothing.
@@ -68,8 +70,10 @@ class Backlog:
         if self.closed:
             return
         self._notes.append(Note(tuple(observations), decision, self._clock()))
-        if decision.is_event or len(self._notes) >= _MOST_NOTES:
+        if decision.by_hand or len(self._notes) >= _MOST_NOTES:
             self.flush()
+        elif decision.is_event:
+            self._wake.set()
 
     def flush(self, last: Any = None) -> None:
         """Have everything written now, and `last` after it.
@@ -106,7 +110,8 @@ class Backlog:
         """
         if self.closed:
             return
-        self._closed.set()
+        self.closed = True
+        self._wake.set()
         self._thread.join()
         self.flush(last)
         if self._failure is not None:
@@ -117,7 +122,7 @@ class Backlog:
             yield self._notes.popleft()
 
     def _flush_regularly(self, seconds: float) -> None:
-        while not self._closed.wait(seconds):
+        while not self.closed and self._failure is None:
+            self._wake.wait(seconds)
+            self._wake.clear()
             self.flush_or_fail_later()
-            if self._failure is not None:
-                return

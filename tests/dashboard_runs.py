@@ -2,7 +2,6 @@
 
 import math
 import random
-import time
 
 from keras_adaptive_weights import controller
 from keras_adaptive_weights.config import AdaptiveWeightConfig
@@ -60,13 +59,10 @@ class RunMaker:
         self._writer = self._open()
         return self
 
-    def flush(self, seconds=5.0):
-        """Wait until the writer's own thread has written everything."""
-        end = time.monotonic() + seconds
-        while self._writer._pending and time.monotonic() < end:
-            time.sleep(0.02)
-        with self._writer._lock:  # it may be in the middle of writing
-            return self
+    def flush(self):
+        """Have everything written now."""
+        self._writer._backlog.flush()
+        return self
 
     def close(self):
         self._writer.close()

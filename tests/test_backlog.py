@@ -18,8 +18,12 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 NEVER = 3600.0
 
 
-def note(step, action=Action.HOLD):
-    return [kaw.Observation(step, 1.0)], Decision(step, action, Reason.WARMUP, 2.5, 2.5)
+def note(step, action=Action.HOLD, reason=Reason.WARMUP):
+    return [kaw.Observation(step, 1.0)], Decision(step, action, reason, 2.5, 2.5)
+
+
+def by_hand(step):
+    return note(step, Action.DISABLE, Reason.MANUAL)
 
 
 class Writer:
@@ -50,11 +54,21 @@ def writer():
     made.backlog.close()
 
 
-def test_a_decision_waits_and_an_event_does_not(writer):
+def test_what_is_asked_for_by_hand_is_written_before_the_training_goes_on(writer):
     writer.backlog.add(*note(1))
     assert writer.written == []
-    writer.backlog.add(*note(2, Action.DISABLE))
+    writer.backlog.add(*by_hand(2))
     assert writer.written == [1, 2]
+    assert set(writer.threads) == {threading.get_ident()}
+
+
+def test_an_event_is_written_at_once_and_the_training_does_not_wait(writer):
+    writer.backlog.add(*note(1))
+    writer.backlog.add(*note(2, Action.INCREASE))
+    assert writer.wrote.wait(30.0)
+    writer.backlog.close()
+    assert writer.written == [1, 2]
+    assert threading.get_ident() not in writer.threads
 
 
 def test_what_waits_is_written_by_another_thread():
@@ -87,7 +101,7 @@ def test_closing_writes_everything_and_the_last_word_and_then_no_more(writer):
     writer.backlog.add(*note(1))
     writer.backlog.close("end")
     writer.backlog.close("end")
-    writer.backlog.add(*note(2, Action.DISABLE))
+    writer.backlog.add(*by_hand(2))
     writer.backlog.flush_or_fail_later("saved")
     assert writer.written == [1, "end"]
 
@@ -124,11 +138,11 @@ def test_what_a_signal_handler_asks_for_while_something_is_written_is_written_af
             step = taken.decision.step
             written.append(f"begin {step}")
             if step == 1:
-                backlog.add(*note(2, Action.DISABLE))
+                backlog.add(*by_hand(2))
             written.append(f"end {step}")
 
     backlog = Backlog(write, flush_seconds=NEVER)
-    asking = threading.Thread(target=backlog.add, args=note(1, Action.INCREASE), daemon=True)
+    asking = threading.Thread(target=backlog.add, args=by_hand(1), daemon=True)
     asking.start()
     asking.join(30.0)
     assert not asking.is_alive()

@@ -192,7 +192,7 @@ class Run:
         self.writer._backlog.flush()
         if in_the_middle_of_a_line:
             self.writer._file.write('{"kind": "step", "step": 9')
-        self.writer._backlog._closed.set()
+        self.writer._backlog.closed = True
         self.writer._file.close()
         let_go(self.path, self.writer)
 

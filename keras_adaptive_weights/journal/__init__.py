@@ -16,10 +16,10 @@ Six kinds of lines, told apart by `kind`, which comes first:
 
 The steps of a journal are consecutive also where the run was killed and resumed: see `continuation`.
 
-Numbers that JSON has no word for are the strings "nan", "inf" and "-inf". What is to be written waits in a buffer, and
-is put into words and written together at every event, after 256 executions, and at least once a second: many lines at
-once cost a fraction of what they cost one by one between two training steps. So at most the last second is missing
-after the process was killed; a last line that was cut off is left out by the reader and reported. While the writer
-lives, it also touches the file once a second, so that the file's time tells a training that is slow from one that is
-gone.
+Numbers that JSON has no word for are the strings "nan", "inf" and "-inf". What is to be written waits in a backlog, and
+a thread writes it at every event, after 256 executions, and at least once a second: many lines at once cost a fraction
+of what they cost one by one between two training steps. So at most the last second is missing after the process was
+killed, and nothing that was asked for by hand, for which the training waits; a last line that was cut off is left out
+by the reader and reported. While the writer lives, it also touches the file once a second, so that the file's time
+tells a training that is slow from one that is gone.
 """

@@ -22,7 +22,8 @@ import tensorflow as tf
 import keras_adaptive_weights as kaw
 
 PLAIN, AGAIN, MIXIN, PLUGIN, TENSORBOARD = "plain", "plain again", "mixin", "mixin + callback", "Keras TensorBoard"
-CONTESTANTS = (PLAIN, AGAIN, MIXIN, PLUGIN, TENSORBOARD)
+BY_HAND = "checked by hand"
+CONTESTANTS = (PLAIN, AGAIN, MIXIN, PLUGIN, TENSORBOARD, BY_HAND)
 
 _BATCH_SIZE = 16
 _BANDS = 80
@@ -50,13 +51,18 @@ class Task:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a segment cost: milliseconds of wall and CPU time for each step.
+    """What a segment cost, in milliseconds.
 
-    CPU time is all that the process used since its last segment: threads that write files go on after it.
+    Attributes:
+        wall: Wall time of a step.
+        cpu: CPU time of a step: all that the process used since its last segment, as threads that write files go on
+            after it.
+        between: Wall time between the end of an execution and the begin of the next: Keras's loop and all callbacks.
     """
 
     wall: float
     cpu: float
+    between: float
 
 
 class Contestant:
@@ -102,7 +108,7 @@ class _Gate(keras.callbacks.Callback):
         self._connection = connection
         self._task = task
         self._asked = self._left = 0
-        self._cpu = self._wall = 0.0
+        self._cpu = self._wall = self._executing = 0.0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         del logs
@@ -112,10 +118,14 @@ class _Gate(keras.callbacks.Callback):
             if not self._left:
                 self._wait()
                 model.stop_training = not self._asked
+            begin = time.perf_counter()
             if self._left == self._asked:
-                self._wall = time.perf_counter()
+                self._wall, self._executing = begin, 0.0
             self._left -= 1
-            return train(iterator)
+            try:
+                return train(iterator)
+            finally:
+                self._executing += time.perf_counter() - begin
 
         self._connection.send(None)
         model.train_function = gated
@@ -123,12 +133,13 @@ class _Gate(keras.callbacks.Callback):
     def _wait(self) -> None:
         wall = time.perf_counter()
         if self._asked:
+            wall -= self._wall
             cpu = _cpu_seconds() - self._cpu
-            steps, all_steps = (
-                self._task.steps_per_execution * n for n in (self._asked, self._asked + self._task.lead_in)
-            )
             self._cpu += cpu
-            self._connection.send(Cost(1e3 * (wall - self._wall) / steps, 1e3 * cpu / all_steps))
+            steps = self._task.steps_per_execution * self._asked
+            all_steps = steps + self._task.steps_per_execution * self._task.lead_in
+            between = (wall - self._executing) / self._asked
+            self._connection.send(Cost(1e3 * wall / steps, 1e3 * cpu / all_steps, 1e3 * between))
         self._asked = self._connection.recv()
         self._left = self._asked + self._task.lead_in
 
@@ -148,7 +159,7 @@ def _train(kind: str, task: Task, folder: str, connection: Connection) -> None:
     for _ in range(_DEPTH):
         outputs = keras.layers.Dense(task.width, activation="relu")(outputs)
     outputs = keras.layers.Dense(_BANDS)(outputs)
-    model = (kaw.StableModel if kind in (MIXIN, PLUGIN) else keras.Model)(inputs, outputs)
+    model = _MODELS.get(kind, keras.Model)(inputs, outputs)
     model.compile(
         optimizer=keras.optimizers.Adam(1e-4),
         loss=kaw.CompositeLoss({"mel_loss": kaw.LossTerm(_mean_absolute_error, weight=kaw.AdaptiveWeight(2.5))}),
@@ -166,10 +177,35 @@ def _train(kind: str, task: Task, folder: str, connection: Connection) -> None:
     )
 
 
+class CheckedByHand(keras.Model):
+    """What one would write without the mixin, so that a step that is not finite changes no parameter."""
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Measure the gradients' norm, and apply them where it is finite."""
+        x, y = data
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)
+            loss = self.compute_loss(x, y, y_pred)
+        gradients = tape.gradient(loss, self.trainable_variables)
+        norm = tf.linalg.global_norm(gradients)
+
+        def apply() -> None:
+            self.optimizer.apply(gradients, self.trainable_variables)
+
+        tf.cond(tf.math.is_finite(norm), apply, lambda: None)
+        return {"loss": loss, "gradient_norm": norm}
+
+
+_MODELS: dict[str, type[keras.Model]] = {
+    MIXIN: kaw.StableModel,
+    PLUGIN: kaw.StableModel,
+    BY_HAND: CheckedByHand,
+}
 _CALLBACKS: dict[str, Callable[[str], list[keras.callbacks.Callback]]] = {
     PLAIN: lambda _: [],
     AGAIN: lambda _: [],
     MIXIN: lambda _: [],
+    BY_HAND: lambda _: [],
     PLUGIN: lambda folder: [kaw.AdaptiveMelWeightCallback(log_dir=folder)],
     TENSORBOARD: lambda folder: [keras.callbacks.TensorBoard(folder, update_freq="batch")],
 }
