@@ -2,7 +2,7 @@
 
     python tests/benchmarks/fit_overhead.py              # about an hour
     python tests/benchmarks/fit_overhead.py --quick      # a few minutes, two rows
-    python tests/benchmarks/fit_overhead.py --step-ms 4 --width 320  # the model of 100 ms, few frames: the last table
+    python tests/benchmarks/fit_overhead.py --step-ms 4 --width 320  # the model of 100 ms, few frames
 
 All contestants train the same model with the same loss: plain Keras; the mixin alone; the mixin and
 `AdaptiveMelWeightCallback(log_dir=...)`; plain Keras with `TensorBoard(update_freq="batch")`; a train step of one's own
@@ -11,9 +11,9 @@ distance from plain Keras is the noise of the measurement. They take turns in se
 order that changes with every round. A figure is the median over all rounds of the time relative to plain Keras in the
 same round, with its quartiles in brackets. Every row is measured in several sets of fresh processes, since where a
 process's memory happens to lie makes a difference of a few percent for its whole life. What Keras and the callbacks do
-between two executions does not suffer from that, and has a table of its own. All of them keep the memory that
-they once took: handing it back at every step and taking it again, as the C library does with blocks of some sizes and
-not of others, makes a short step up to a quarter longer, plain Keras's as well.
+between two executions does not suffer from that, and has a table of its own. All of them keep the memory that they once
+took: handing it back at every step and taking it again, as the C library does with blocks of some sizes and not of
+others, makes a short step up to a quarter longer, plain Keras's as well.
 """
 
 from __future__ import annotations
