@@ -19,8 +19,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import keras_adaptive_weights as kaw
-from keras_adaptive_weights.run_folder import find_journal
-from keras_adaptive_weights.whatif import SHADOW, WhatIf, parse_settings, what_if
+from keras_adaptive_weights.recording.run_folder import find_journal
+from keras_adaptive_weights.recording.what_if import SHADOW, WhatIf, parse_settings, what_if
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

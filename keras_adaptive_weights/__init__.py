@@ -11,43 +11,43 @@ from typing import TYPE_CHECKING, Any
 from keras_adaptive_weights.version import __version__
 
 if TYPE_CHECKING:
-    from keras_adaptive_weights.adaptive_weight import AdaptiveWeight
-    from keras_adaptive_weights.callback import AdaptiveMelWeightCallback, AdaptiveWeightCallback
-    from keras_adaptive_weights.config import AdaptiveWeightConfig, TrainingConfig, XTTSConfig
-    from keras_adaptive_weights.decision import Action, Decision, Observation, Reason
+    from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig, TrainingConfig, XTTSConfig
+    from keras_adaptive_weights.deciding.decision import Action, Decision, Observation, Reason
+    from keras_adaptive_weights.deciding.observers import DecisionLogger, DecisionObserver
     from keras_adaptive_weights.journal.reader import Journal, read_journal
     from keras_adaptive_weights.journal.writer import JournalWriter
-    from keras_adaptive_weights.losses import CompositeLoss, LossTerm
-    from keras_adaptive_weights.observers import DecisionLogger, DecisionObserver
-    from keras_adaptive_weights.recovery import ModelRecovery, TrainingStopped
-    from keras_adaptive_weights.replaying import replay
-    from keras_adaptive_weights.train_step import StableModel, StableTrainStepMixin
-    from keras_adaptive_weights.xtts_loss import XTTSLoss
+    from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
+    from keras_adaptive_weights.losses.composite import CompositeLoss, LossTerm
+    from keras_adaptive_weights.losses.xtts import XTTSLoss
+    from keras_adaptive_weights.recording.replay import replay
+    from keras_adaptive_weights.training.callback import AdaptiveMelWeightCallback, AdaptiveWeightCallback
+    from keras_adaptive_weights.training.recovery import ModelRecovery, TrainingStopped
+    from keras_adaptive_weights.training.train_step import StableModel, StableTrainStepMixin
 
 _HOME = {
-    "Action": "decision",
-    "AdaptiveMelWeightCallback": "callback",
-    "AdaptiveWeight": "adaptive_weight",
-    "AdaptiveWeightCallback": "callback",
-    "AdaptiveWeightConfig": "config",
-    "CompositeLoss": "losses",
-    "Decision": "decision",
-    "DecisionLogger": "observers",
-    "DecisionObserver": "observers",
+    "Action": "deciding.decision",
+    "AdaptiveMelWeightCallback": "training.callback",
+    "AdaptiveWeight": "losses.adaptive_weight",
+    "AdaptiveWeightCallback": "training.callback",
+    "AdaptiveWeightConfig": "deciding.config",
+    "CompositeLoss": "losses.composite",
+    "Decision": "deciding.decision",
+    "DecisionLogger": "deciding.observers",
+    "DecisionObserver": "deciding.observers",
     "Journal": "journal.reader",
     "JournalWriter": "journal.writer",
-    "LossTerm": "losses",
-    "ModelRecovery": "recovery",
-    "Observation": "decision",
-    "Reason": "decision",
-    "StableModel": "train_step",
-    "StableTrainStepMixin": "train_step",
-    "TrainingConfig": "config",
-    "TrainingStopped": "recovery",
-    "XTTSConfig": "config",
-    "XTTSLoss": "xtts_loss",
+    "LossTerm": "losses.composite",
+    "ModelRecovery": "training.recovery",
+    "Observation": "deciding.decision",
+    "Reason": "deciding.decision",
+    "StableModel": "training.train_step",
+    "StableTrainStepMixin": "training.train_step",
+    "TrainingConfig": "deciding.config",
+    "TrainingStopped": "training.recovery",
+    "XTTSConfig": "deciding.config",
+    "XTTSLoss": "losses.xtts",
     "read_journal": "journal.reader",
-    "replay": "replaying",
+    "replay": "recording.replay",
 }
 
 __all__ = [
@@ -79,7 +79,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the room that a public name lives in, on first use."""
+    """Import the file that a public name lives in, on first use."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

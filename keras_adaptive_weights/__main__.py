@@ -2,7 +2,7 @@
 
 import sys
 
-from keras_adaptive_weights.cli import main
+from keras_adaptive_weights.operating.command_line import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import keras_adaptive_weights as kaw
-from keras_adaptive_weights.controller_state import ControllerState
+from keras_adaptive_weights.deciding.state import ControllerState
 
 NAN = math.nan
 QUICK = kaw.AdaptiveWeightConfig(
@@ -402,7 +402,7 @@ def test_a_reset_does_not_enable_what_an_operator_disabled():
 
 def test_every_training_setting_is_read():
     """Five were read by nobody. (test_config.py shows for each what it changes in the decisions.)"""
-    from test_config import QUICK_TRAINING, TRAINING_EFFECT
+    from guide_training import QUICK_TRAINING, TRAINING_EFFECT
 
     plain = kaw.XTTSLoss.from_training_config(QUICK_TRAINING).get_config()
     for field in fields(kaw.TrainingConfig):

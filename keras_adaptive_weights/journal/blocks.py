@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from keras_adaptive_weights.decision import Action, Reason
+from keras_adaptive_weights.deciding.decision import Action, Reason
 from keras_adaptive_weights.journal.lines import OUTCOME_FIGURES
 
 BLOCK_STEPS = 256

@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
-from keras_adaptive_weights.decision import Action, Decision
+from keras_adaptive_weights.deciding.decision import Action, Decision
 from keras_adaptive_weights.journal.lines import Header, parse_line
 
 try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras_adaptive_weights.decision import Decision, Observation
+from keras_adaptive_weights.deciding.decision import Decision, Observation
 from keras_adaptive_weights.journal.blocks import BLOCK_STEPS, BlockBuilder
 from keras_adaptive_weights.journal.lines import encode, outcome_values, step_values
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from keras_adaptive_weights.decision import Action
+from keras_adaptive_weights.deciding.decision import Action
 from keras_adaptive_weights.journal.blocks import BLOCK_STEPS, BlockBuilder
 from keras_adaptive_weights.journal.chain import lines_by_chain, other_lines
 from keras_adaptive_weights.journal.lines import FORMAT

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from keras_adaptive_weights.config import AdaptiveWeightConfig
-from keras_adaptive_weights.decision import Decision, Observation
+from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
+from keras_adaptive_weights.deciding.decision import Decision, Observation
 from keras_adaptive_weights.version import __version__
 
 FORMAT = 1

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
-from keras_adaptive_weights.decision import Action, Decision
+from keras_adaptive_weights.deciding.decision import Action, Decision
 from keras_adaptive_weights.journal.continuation import ABANDONED
 from keras_adaptive_weights.journal.lines import parse_line
 

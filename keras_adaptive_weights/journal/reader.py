@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from keras_adaptive_weights.decision import Decision, Observation
+from keras_adaptive_weights.deciding.decision import Decision, Observation
 from keras_adaptive_weights.journal.lines import Header, read_header, read_step, read_usual_step
 
 

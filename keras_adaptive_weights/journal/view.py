@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from keras_adaptive_weights.decision import Action
+from keras_adaptive_weights.deciding.decision import Action
 from keras_adaptive_weights.journal.blocks import FIGURES, BlockBuilder
 from keras_adaptive_weights.journal.index import JournalIndex, Span, Values
 

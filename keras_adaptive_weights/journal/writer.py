@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from keras_adaptive_weights.backlog import Backlog, Note
-from keras_adaptive_weights.decision import Decision, Observation
+from keras_adaptive_weights.deciding.decision import Decision, Observation
+from keras_adaptive_weights.journal.backlog import Backlog, Note
 from keras_adaptive_weights.journal.continuation import let_go, open_journal, take_over
 from keras_adaptive_weights.journal.encoder import LineEncoder
 from keras_adaptive_weights.journal.lines import FORMAT, Header, encode, header_values

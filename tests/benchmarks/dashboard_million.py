@@ -24,11 +24,11 @@ from pathlib import Path
 
 from markdown import publish, table
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # what the browser tests have
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))  # what the browser tests have
 
-from keras_adaptive_weights.config import AdaptiveWeightConfig
-from keras_adaptive_weights.controller_state import initial_state
-from keras_adaptive_weights.decision import Action, Decision, Observation, Reason
+from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
+from keras_adaptive_weights.deciding.decision import Action, Decision, Observation, Reason
+from keras_adaptive_weights.deciding.state import initial_state
 from keras_adaptive_weights.journal.index import JournalIndex
 from keras_adaptive_weights.journal.lines import Header
 from keras_adaptive_weights.journal.writer import JournalWriter
@@ -108,7 +108,7 @@ def measure(folder: Path, journal: Path, times: int) -> list[tuple[str, str]]:
 def open_page(folder: Path, events: int, last: int) -> tuple[float, float]:
     """Return the seconds until the page shows the whole run: by a server that has not seen it, and once more."""
     from playwright.sync_api import sync_playwright
-    from test_dashboard_browser import FLAGS, tensorboard
+    from tensorboard_page import FLAGS, tensorboard
 
     drawn = (
         "([events, last]) => document.querySelector('#panel-weight .weight-line')"

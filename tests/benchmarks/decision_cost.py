@@ -29,8 +29,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 from markdown import publish, table
 
 import keras_adaptive_weights as kaw
-from keras_adaptive_weights import controller
-from keras_adaptive_weights.controller_state import initial_state
+from keras_adaptive_weights.deciding import guide_rule as controller
+from keras_adaptive_weights.deciding.state import initial_state
 from keras_adaptive_weights.journal.lines import Header
 
 _BASE_WEIGHT = 2.5

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 import keras_adaptive_weights as kaw
-from keras_adaptive_weights import controller
-from keras_adaptive_weights.controller_state import initial_state
+from keras_adaptive_weights.deciding import guide_rule as controller
+from keras_adaptive_weights.deciding.state import initial_state
 
 BASE = 2.5
 NORM = 2.0

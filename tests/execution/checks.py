@@ -12,8 +12,8 @@ import tensorflow as tf
 from modes import BATCH, CONFIG, STEPS, TERMS, WEIGHTS, bad_batch, data, dataset, make_model
 
 import keras_adaptive_weights as kaw
-from keras_adaptive_weights import controller
-from keras_adaptive_weights.controller_state import initial_state
+from keras_adaptive_weights.deciding import guide_rule as controller
+from keras_adaptive_weights.deciding.state import initial_state
 
 # Largest deviation allowed: of a parameter from plain Keras's (parameters are about 1), and of telemetry from the value
 # computed by hand in eager mode, relative. Eager mode does the same operations one by one: no deviation. A compiler

@@ -24,7 +24,7 @@ import keras
 import tensorflow as tf
 
 import keras_adaptive_weights as kaw
-from keras_adaptive_weights.worker_requests import FROM_ANOTHER_WORKER
+from keras_adaptive_weights.training.worker_requests import FROM_ANOTHER_WORKER
 
 TIMEOUT = 900.0
 NOTE = "worker 1 saw clipping"

@@ -50,7 +50,7 @@ class Launcher:
     def __init__(self, *, new_interpreters=False):
         self._new = new_interpreters
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["training", "keras_adaptive_weights.callback"])
+        self._context.set_forkserver_preload(["training", "keras_adaptive_weights.training.callback"])
 
     def run(self, folder, mode, **kwargs):
         """Return the exit code; negative: the signal."""

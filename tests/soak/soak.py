@@ -29,7 +29,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_adaptive_weights as kaw
-from keras_adaptive_weights.recovery import ModelRecovery
+from keras_adaptive_weights.training.recovery import ModelRecovery
 
 BATCH, FRAMES, BANDS, TOKENS = 8, 24, 16, 12
 LEARNING_RATE, SURGE_FACTOR, SURGES = 2e-3, 10.0, 3

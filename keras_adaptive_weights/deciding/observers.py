@@ -1,0 +1,38 @@
+"""Observers: whoever wants to know what was decided. Two are here: they tell a person."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from keras_adaptive_weights.deciding.decision import Decision, Observation
+
+_logger = logging.getLogger("keras_adaptive_weights")
+
+
+class DecisionObserver(Protocol):
+    """Whoever wants to know what was decided. Called under a lock, in the order of the steps."""
+
+    def observe(self, observations: Sequence[Observation], decision: Decision) -> None:
+        """Take note of the steps of one execution and the decision after them; no steps: asked for by hand."""
+
+
+class DecisionLogger:
+    """Writes one log line per event to the `keras_adaptive_weights` logger."""
+
+    def observe(self, observations: Sequence[Observation], decision: Decision) -> None:
+        """Log the decision unless it is a HOLD."""
+        del observations
+        if decision.is_event:
+            _logger.info("%s", decision)
+
+
+class DecisionPrinter:
+    """Prints one line per event, on a line of its own beside a progress bar."""
+
+    def observe(self, observations: Sequence[Observation], decision: Decision) -> None:
+        """Print the decision unless it is a HOLD."""
+        del observations
+        if decision.is_event:
+            print(f"\n{decision}", flush=True)  # noqa: T201 - asked for by `verbose=1`

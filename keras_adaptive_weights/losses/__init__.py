@@ -1,0 +1,6 @@
+"""Losses of several weighted terms, and the shared weights that they read.
+
+Here a term's value is computed and multiplied by its weight; `AdaptiveWeight` joins the rule of `deciding` to the
+`tf.Variable` that the graph reads. Nothing here knows a model, a callback or a file.
+Open `composite` first; `xtts` is the same with the terms of a speech model.
+"""

@@ -1,0 +1,189 @@
+"""The command line: `keras-adaptive-weights`, or `python -m keras_adaptive_weights`. Imports no TensorFlow."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_adaptive_weights.journal.reader import read_journal
+from keras_adaptive_weights.operating.control import ACTIONS, Switch
+from keras_adaptive_weights.operating.text import Style, change_of, print_json, say, status_lines, what_if_lines
+from keras_adaptive_weights.recording.run_folder import find_journal
+from keras_adaptive_weights.recording.what_if import CAVEAT, parse_settings, what_if
+from keras_adaptive_weights.showing.picture import draw_run, draw_what_if, write_picture
+from keras_adaptive_weights.showing.report import Report, make_report, open_index, to_html, to_text
+from keras_adaptive_weights.version import __version__
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+_EVENT_SECONDS = 5.0
+_DESCRIPTION = "Look at adaptive loss weights, and switch them, from outside the training process."
+_EPILOG = "Exit codes: 0 done, 1 failed or not taken by the process, 2 wrong usage."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        code = int(options.run(options))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (OSError, ValueError, ModuleNotFoundError) as error:
+        say(f"keras-adaptive-weights: {error}", sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="keras-adaptive-weights", description=_DESCRIPTION, epilog=_EPILOG)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Any, text: str, folder: str = "RUN_DIR") -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=_EPILOG)
+        what = "the run's log dir" if folder == "RUN_DIR" else "the journal.jsonl of a run, or the run's log dir"
+        command.add_argument("path", metavar=folder, help=what)
+        command.add_argument("--json", action="store_true", help="print JSON for machines")
+        command.set_defaults(run=run)
+        return command
+
+    command = add("report", _report, "sum up a run: what the weight did, why it moved and why it did not")
+    command.add_argument("--png", metavar="FILE", help="also write a picture (needs the extra 'plot')")
+    command.add_argument(
+        "--html", metavar="FILE", help="also write a page with the picture in it (needs the extra 'plot')"
+    )
+    command = add("replay", _replay, "decide anew on what a run recorded, under other settings", "JOURNAL")
+    command.add_argument(
+        "--set", metavar="NAME=VALUE", action="append", default=[], help="a setting to try; repeatable"
+    )
+    command.add_argument("--png", metavar="FILE", help="also write both weight paths as a picture (extra 'plot')")
+    texts = {
+        "disable": "ask a training process to return to the base weight and stay there",
+        "enable": "ask a training process to let the weight move again",
+        "rollback": "ask a training process to undo its last change",
+    }
+    for action in ACTIONS:
+        command = add(action, _switch, texts[action])
+        command.add_argument("--reason", required=True, metavar="TEXT", help="why; goes into the journal")
+        command.add_argument("--by", metavar="NAME", help="who asks (default: user@host)")
+        command.add_argument(
+            "--timeout", type=_seconds, default=30.0, metavar="S", help="seconds to wait (default: 30)"
+        )
+        command.set_defaults(action=action)
+    add("status", _status, "say whether the process is alive, where it is, and what was decided last")
+    return parser
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value <= 86_400.0:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 86400, received {text}")
+    return value
+
+
+def _report(options: argparse.Namespace) -> int:
+    report = make_report(options.path)
+    if options.png or options.html:
+        picture = draw_run(open_index(options.path))
+        if options.png:
+            write_picture(options.png, picture)
+        if options.html:
+            Path(options.html).write_text(to_html(report, picture), encoding="utf-8")
+    style = Style.of(sys.stdout)
+    if options.json:
+        print_json(report.to_dict())
+    else:
+        say(to_text(report, bold=style.bold, plain=style.plain))
+    return OK
+
+
+def _status(options: argparse.Namespace) -> int:
+    report = make_report(options.path)
+    if options.json:
+        print_json(_status_values(report))
+    else:
+        say("\n".join(status_lines(report, Style.of(sys.stdout))))
+    return OK
+
+
+def _status_values(report: Report) -> dict[str, Any]:
+    values = report.to_dict()
+    names = ("journal", "run", "term", "process", "age", "last", "weight", "base", "enabled", "skipped", "shadow")
+    return {**{name: values[name] for name in names}, "last_decision": next(iter(report.latest), None)}
+
+
+def _replay(options: argparse.Namespace) -> int:
+    journal = read_journal(find_journal(options.path))
+    recorded = journal.headers[0].config
+    try:
+        config = parse_settings(options.set, recorded)
+    except ValueError as error:
+        say(f"keras-adaptive-weights replay: {error}", sys.stderr)
+        return USAGE
+    result = what_if(journal, config if options.set else None)
+    if options.png:
+        write_picture(options.png, draw_what_if(result, journal.headers[0].base_weight))
+    if options.json:
+        print_json(
+            {
+                "config": config.to_dict(),
+                "same": result.same,
+                "recorded": [event.to_dict() for event in result.recorded],
+                "decided": [event.to_dict() for event in result.decided],
+                "holds": result.holds,
+                "recorded_path": result.recorded_path,
+                "path": result.path,
+                "caveat": CAVEAT,
+            }
+        )
+    else:
+        say("\n".join(what_if_lines(result, recorded, Style.of(sys.stdout))))
+    return OK if options.set or result.same else FAILED
+
+
+def _switch(options: argparse.Namespace) -> int:
+    index = open_index(options.path)
+    known = len(index.events)
+    by = options.by or f"{getpass.getuser()}@{socket.gethostname()}"
+    note = f"asked for by {by}: {options.reason}"
+    switch = Switch(Path(index.path).parent, index.headers[-1]["run"])
+    taken = switch.ask(options.action, note, timeout=options.timeout)
+    event = _wait_for_event(index, known, note) if taken else None
+    refused = event is not None and event["action"] != options.action
+    if options.json:
+        print_json({"taken": taken, "event": event})
+    elif not taken:
+        say(
+            f"Not taken within {options.timeout:g} s: the process is not running, is between two long steps, or was "
+            "started with remote_control=False. The request is withdrawn.",
+            sys.stderr,
+        )
+    elif event is None:
+        say("Taken by the process; the journal does not show the decision yet.")
+    else:
+        outcome, advice = ("refused", f" ({event.get('advice', '')})") if refused else ("done", "")
+        say(f"{outcome}: step {event['step']:,}, weight {change_of(event)}{advice}")
+    return FAILED if refused or not taken else OK
+
+
+def _wait_for_event(index: Any, known: int, note: str) -> dict[str, Any] | None:
+    """Return the decision that came of the request, once the journal shows it."""
+    end = time.monotonic() + _EVENT_SECONDS
+    while True:
+        index.refresh()
+        for event in index.events[known:]:
+            if event.get("note") == note:
+                return dict(event)
+        if time.monotonic() >= end:
+            return None
+        time.sleep(0.1)

@@ -1,0 +1,129 @@
+"""What the command line prints, for people and for machines."""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
+from keras_adaptive_weights.deciding.decision import Decision
+from keras_adaptive_weights.journal.lines import encode
+from keras_adaptive_weights.recording.what_if import CAVEAT, SHADOW, WhatIf
+from keras_adaptive_weights.showing.explain import headline
+from keras_adaptive_weights.showing.report import Report
+
+_ROWS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """Terminal codes; empty where they would not be understood."""
+
+    bold: str = ""
+    good: str = ""
+    bad: str = ""
+    plain: str = ""
+
+    @classmethod
+    def of(cls, stream: TextIO) -> Style:
+        """Return codes for a terminal that takes colours, and none for a file, a pipe, or where NO_COLOR is set."""
+        if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+            return cls()
+        return cls("\x1b[1m", "\x1b[32m", "\x1b[31m", "\x1b[0m")
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print lines, to the standard output if no other stream is given."""
+    (stream or sys.stdout).write(f"{text}\n")
+
+
+def print_json(values: dict[str, Any]) -> None:
+    """Print plain values as one line of JSON; numbers it has no word for become strings."""
+    say(encode(values))
+
+
+def status_lines(report: Report, style: Style) -> list[str]:
+    """Return what `status` prints."""
+    color = {"alive": style.good, "silent": style.bad}.get(report.process, "")
+    said = {
+        "alive": f"training, last sign of life {report.age:.0f} s ago",
+        "ended": f"ended {_ago(report.age)} ago",
+        "silent": f"no sign of life for {_ago(report.age)}: killed or stuck",
+    }
+    enabled = f"{style.good}enabled" if report.enabled else f"{style.bad}disabled"
+    lines = [
+        f"run         {report.run} ({report.term})",
+        f"process     {color}{said[report.process]}{style.plain}",
+        f"step        {report.last:,}",
+        f"weight      {report.weight:.4g} (base {report.base:.4g})",
+        f"adaptation  {enabled}{style.plain}",
+    ]
+    if report.shadow:
+        lines.append(f"shadow run  decisions are recorded only; proposed is {report.proposed:.4g}")
+    if not report.latest:
+        return [*lines, "last        no decision other than hold yet"]
+    event = report.latest[0]
+    note = f" ({event['note']})" if event.get("note") else ""
+    change = change_of(event)
+    lines.append(f"last        step {event['step']:,}: {event['action']} {change}, {headline(event['reason'])}{note}")
+    return [*lines, f"            {event.get('advice', '')}"]
+
+
+def change_of(event: Mapping[str, Any]) -> str:
+    """Return the weights of a recorded event, and what stays in force in a shadow run."""
+    held = f" in shadow ({float(event['held_weight']):.4g} stays in force)" if "held_weight" in event else ""
+    return f"{float(event['old_weight']):.4g} -> {float(event['new_weight']):.4g}{held}"
+
+
+def what_if_lines(result: WhatIf, recorded: AdaptiveWeightConfig, style: Style) -> list[str]:
+    """Return what `replay` prints: what differs in the settings, both lists of events side by side, and the end."""
+    before, after = recorded.to_dict(), result.config.to_dict()
+    changed = [f"{name}: {before[name]} -> {value}" for name, value in after.items() if value != before[name]]
+    if not changed:
+        verdict = "reproduces the record exactly" if result.same else "differs from the record"
+        lines = [f"{style.bold}Replay under the recorded settings {verdict}{style.plain}"]
+    else:
+        lines = [f"{style.bold}What if{style.plain} {', '.join(changed)}", *textwrap.wrap(CAVEAT, 100)]
+    if any(event.held_weight is not None for event in result.recorded):
+        lines += textwrap.wrap(SHADOW, 100)
+    width = 52
+    lines += ["", f"{style.bold}{'recorded':<{width}}  what if{style.plain}"]
+    pairs = list(_side_by_side(result))
+    for left, right in pairs[:_ROWS]:
+        mark = "" if _brief(left) == _brief(right) else style.bad
+        lines.append(f"{mark}{_brief(left):<{width}}  {_brief(right)}{style.plain if mark else ''}")
+    if len(pairs) > _ROWS:
+        lines.append(f"... {len(pairs) - _ROWS:,} more (all of them with --json)")
+    ends = (result.recorded_path[-1][1], result.path[-1][1])
+    counts = (len(result.recorded), len(result.decided))
+    totals = [f"{count:,} events, weight ends at {end:.4g}" for count, end in zip(counts, ends, strict=True)]
+    lines += ["", f"{totals[0]:<{width}}  {totals[1]}"]
+    held = ", ".join(f"{headline(reason)} {count:,}" for reason, count in list(result.holds.items())[:6])
+    return [*lines, f"held by (what if): {held}"]
+
+
+def _side_by_side(result: WhatIf) -> Iterator[tuple[Decision | None, Decision | None]]:
+    """Yield the events of both sides in the order of their steps, those of one step together."""
+    left, right = deque(result.recorded), deque(result.decided)
+    while left or right:
+        step = min(events[0].step for events in (left, right) if events)
+        pair = [events.popleft() if events and events[0].step == step else None for events in (left, right)]
+        yield pair[0], pair[1]
+
+
+def _brief(event: Decision | None) -> str:
+    if event is None:
+        return ""
+    return f"{event.step:>7} {event.action} {event.new_weight:.4g} {headline(event.reason)}"
+
+
+def _ago(seconds: float) -> str:
+    for size, name in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {name}"
+    return f"{seconds:.0f} s"

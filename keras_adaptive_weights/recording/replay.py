@@ -1,0 +1,120 @@
+"""Recorded observations and a configuration -> the decisions they lead to. Needs no TensorFlow."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+
+from keras_adaptive_weights.deciding import guide_rule as controller
+from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
+from keras_adaptive_weights.deciding.decision import Action, Decision, Observation
+from keras_adaptive_weights.deciding.state import ControllerState, initial_state
+from keras_adaptive_weights.journal.lines import Header
+from keras_adaptive_weights.journal.reader import Entry, Journal, read_journal
+
+_DEFAULT_BASE_WEIGHT = 2.5
+
+
+def replay(
+    source: Iterable[Observation] | Journal | str | os.PathLike[str],
+    config: AdaptiveWeightConfig | None = None,
+    base_weight: float | None = None,
+) -> list[Decision]:
+    """Return the decisions that the controller takes on what was recorded.
+
+    Args:
+        source: Observations in their order, or a journal: one that was read, or the path of its file.
+        config: Settings. `None`: the defaults for observations; for a journal, those it was recorded under.
+        base_weight: Weight to start from. `None`: 2.5 for observations; for a journal, as it was recorded.
+
+    Returns:
+        For observations, one `Decision` each. For a journal, one for each execution (K steps are decided on once) and
+        one for each event that came from outside the controller (a disable, enable, rollback or reset by hand, a
+        recovery of the model), which happens at the same place again. Without `config` and `base_weight` these are
+        exactly the decisions of the recorded run, also where it was resumed: each `fit` goes on from the state that its
+        header holds. With either, only the first does, and the others go on from the decisions before them. Those of a
+        shadow run are proposals, as they were then: see `Decision.held_weight`.
+
+    Raises:
+        TypeError: `base_weight` is no number.
+        ValueError: `base_weight` is outside the bounds, or the file is no journal.
+        FileNotFoundError: No such file.
+
+    Example:
+
+    >>> replay([Observation(step=1, loss=0.8)])[0].reason
+    <Reason.WARMUP: 'warmup'>
+    """
+    if isinstance(source, (str, os.PathLike)):
+        source = read_journal(source)
+    if isinstance(source, Journal):
+        return list(_decide_again(source, config, base_weight))
+    config = config or AdaptiveWeightConfig()
+    base_weight = _DEFAULT_BASE_WEIGHT if base_weight is None else base_weight
+    config.check_base_weight("replay", "base_weight", base_weight)
+    state = initial_state(config, base_weight)
+    decisions = []
+    for observation in source:
+        state, decision = controller.step(config, state, (observation,))
+        decisions.append(decision)
+    return decisions
+
+
+def _decide_again(
+    journal: Journal, config: AdaptiveWeightConfig | None, base_weight: float | None
+) -> Iterator[Decision]:
+    """Yield a decision for each entry of a journal that is in force."""
+    state: ControllerState | None = None
+    for header, entries in entries_in_force(journal):
+        settings = config or header.config
+        if config is None and base_weight is None:
+            state = ControllerState.from_dict(header.state)
+        elif state is None:
+            state = _start(header, settings, base_weight)
+        else:
+            state = controller.set_shadow(settings, state, shadow=header.shadow)
+        for entry in entries:
+            if entry.observations:
+                state, decision = controller.step(settings, state, entry.observations)
+            elif entry.event is not None and entry.event.by_hand:
+                state, decision = _from_outside(settings, state, entry.event)
+            else:
+                continue
+            yield decision
+
+
+def _start(header: Header, config: AdaptiveWeightConfig, base_weight: float | None) -> ControllerState:
+    """Return the header's state within other bounds, or at another base weight."""
+    state = ControllerState.from_dict(header.state).within(config)
+    if base_weight is None:
+        return state
+    config.check_base_weight("replay", "base_weight", base_weight)
+    weight = float(base_weight)
+    return state._replace(weight=weight, base_weight=weight, previous_weight=None, trial=None)
+
+
+def entries_in_force(journal: Journal) -> Iterator[tuple[Header, list[Entry]]]:
+    """Yield each header and the entries after it that no resume from an earlier step superseded."""
+    for number, (header, segment) in enumerate(zip(journal.headers, journal.segments, strict=True), 1):
+        end = min((later.state["step"] for later in journal.headers[number:]), default=math.inf)
+        yield header, segment if end == math.inf else [entry for entry in segment if _last_step(entry) <= end]
+
+
+def _last_step(entry: Entry) -> float:
+    if entry.observations:
+        return entry.observations[-1].step
+    return entry.event.step if entry.event else math.inf
+
+
+def _from_outside(
+    config: AdaptiveWeightConfig, state: ControllerState, event: Decision
+) -> tuple[ControllerState, Decision]:
+    """Do again what was asked for from outside the controller at this point of the record."""
+    if event.action is Action.DISABLE:
+        return controller.disable(state, event.note)
+    if event.action is Action.ENABLE:
+        return controller.enable(config, state, event.note)
+    if event.action is Action.RESET:
+        return controller.reset(state, event.note, event.reason, event.evidence)
+    return controller.rollback(config, state, event.note)

@@ -1,0 +1,204 @@
+"""What exists only because of `tf.distribute`, each with the fact that makes it necessary.
+
+On one replica every function here is the identity or a plain call, so that a train step is written once. With several,
+a step reduces losses and gradients itself, once: every replica then holds the same numbers, takes the same branch, and
+the optimizer's own reduction is left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_adaptive_weights.runtime.conditional_writes import branch, run_where
+
+
+def replicas() -> int:
+    """Return the number of replicas that a step runs on, over all workers."""
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+def within_replica() -> bool:
+    """Whether this code runs on each of several replicas, rather than once for all of them."""
+    return tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context()
+
+
+def divide_by_replicas(loss: Any) -> Any:
+    """Divide a replica's loss by the number of replicas: optimizers sum the gradients of all of them."""
+    return loss if replicas() == 1 else loss / replicas()
+
+
+def mean_over_replicas(scalars: Sequence[Any], vector: Any = None) -> tuple[list[Any], Any]:
+    """Return the means of some scalars and of a vector over all replicas, by one reduction; `None` stays `None`."""
+    if replicas() == 1:
+        return list(scalars), vector
+    parts = [tf.stack(scalars)] if vector is None else [tf.stack(scalars), tf.cast(vector, scalars[0].dtype)]
+    values = tf.stop_gradient(tf.concat(parts, axis=0))
+    means = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, values)
+    return tf.unstack(means[: len(scalars)]), None if vector is None else means[len(scalars) :]
+
+
+def sum_gradients(gradients: Sequence[Any]) -> list[Any]:
+    """Return the sum of each gradient over all replicas; None stays None."""
+    if replicas() == 1:
+        return list(gradients)
+    present = [gradient for gradient in gradients if gradient is not None]
+    summed = iter(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, present))
+    return [None if gradient is None else next(summed) for gradient in gradients]
+
+
+def on_every_replica(
+    fn: Callable[[], None], optimizer: Any, *, finite: Any = None, otherwise: Sequence[tuple[Any, Any]] = ()
+) -> None:
+    """Call `fn` on every replica, with the optimizer's own reduction left out.
+
+    Args:
+        fn: What to do, in replica context. May use tensors of its replica.
+        optimizer: The optimizer that `fn` applies gradients with, which are summed already.
+        finite: Scalar bool, the same on all replicas: where it is false `fn` is not called, and ...
+        otherwise: ... these variables get back these values.
+
+    A condition around an optimizer's `apply` must be taken in cross-replica context: a `merge_call` within a condition
+    in replica context fails (Keras's `LossScaleOptimizer` does the same).
+    """
+    if replicas() == 1:
+        restore = (lambda: [variable.assign(value) for variable, value in otherwise]) if otherwise else None
+        fn() if finite is None else run_where(finite, fn, restore)
+        return
+    variables, values = [variable.value for variable, _ in otherwise], [value for _, value in otherwise]
+
+    def across(strategy: Any, fns: Any, values: Any, *finite: Any) -> None:
+        def apply() -> None:
+            with _gradients_summed(strategy, optimizer):
+                strategy.extended.call_for_each_replica(lambda fn: fn(), args=(fns,))
+
+        def undo() -> None:
+            for variable, value in zip(variables, values, strict=True):
+                strategy.extended.update(variable, lambda v, old: v.assign(old), args=(value,), group=False)
+
+        if finite:
+            branch(strategy.experimental_local_results(finite[0])[0], apply, undo)
+        else:
+            apply()
+
+    condition = () if finite is None else (finite,)
+    tf.distribute.get_replica_context().merge_call(across, args=(fn, values, *condition))
+
+
+@contextlib.contextmanager
+def read_once(variables: Sequence[tf.Variable]) -> Iterator[None]:
+    """Let some variables be read here, and not anew wherever they are used while something is traced.
+
+    What stands in a condition waits for it. Adam alone reads its step counter and learning rate for every variable,
+    and computes the same few scalars from them each time; read outside, they are recognised as the same. On one
+    replica only. Uses how TensorFlow keeps the value of a variable with a `caching_device`.
+    """
+    if replicas() > 1:
+        variables = ()
+    for variable in variables:
+        variable._cached_value = tf.identity(variable)  # noqa: SLF001
+    try:
+        yield
+    finally:
+        for variable in variables:
+            variable._cached_value = None  # noqa: SLF001
+
+
+@contextlib.contextmanager
+def _gradients_summed(strategy: Any, optimizer: Any) -> Iterator[None]:
+    """Let an optimizer take gradients that are already summed, while its `apply` is traced.
+
+    Two things that Keras has no argument for. The optimizer leaves out its reduction (tf.keras's
+    `experimental_aggregate_gradients` did not come along to Keras 3). And each replica writes its own copy of the
+    variables, which all get the same, instead of a `merge_call`: gradient accumulation takes a condition in replica
+    context, where that fails (so that plain Keras cannot accumulate gradients over replicas).
+    """
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = optimizer.inner_optimizer
+    update = optimizer._backend_apply_gradients  # noqa: SLF001
+
+    def update_copies(*args: Any, **kwargs: Any) -> None:
+        strategy.extended._use_merge_call = lambda: False  # noqa: SLF001 - how TensorFlow's own tests ask for it
+        try:
+            update(*args, **kwargs)
+        finally:
+            del strategy.extended._use_merge_call  # noqa: SLF001
+
+    optimizer._all_reduce_sum_gradients = list  # noqa: SLF001
+    optimizer._backend_apply_gradients = update_copies  # noqa: SLF001
+    try:
+        yield
+    finally:
+        del optimizer._all_reduce_sum_gradients, optimizer._backend_apply_gradients  # noqa: SLF001
+
+
+def once(fn: Callable[..., None], *tensors: Any) -> None:
+    """Call `fn` once per worker, with the tensors of its first replica: all replicas hold the same."""
+    if replicas() == 1:
+        fn(*tensors)
+        return
+
+    def across(strategy: Any, *tensors: Any) -> None:
+        fn(*(strategy.experimental_local_results(tensor)[0] for tensor in tensors))
+
+    tf.distribute.get_replica_context().merge_call(across, args=tensors)
+
+
+def several_workers(strategy: Any) -> bool:
+    """Whether the strategy spans several processes."""
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and strategy.extended._in_multi_worker_mode()  # noqa: SLF001 - Keras asks the same way
+
+
+def is_chief(strategy: Any) -> bool:
+    """Whether this process is the one that writes files."""
+    return bool(strategy.extended.should_save_summary)
+
+
+def on_any_worker(strategy: Any, holds: bool) -> bool:
+    """Return whether something holds on any worker, which takes several of them some milliseconds.
+
+    What is only known on one worker (the batch statistics of its replicas, say) must not set it apart from the others.
+    All workers must ask, after the same step, or they wait for each other for ever.
+    """
+    if not several_workers(strategy):
+        return holds
+
+    def count(value: Any) -> Any:
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+    found = strategy.run(count, args=(tf.constant(float(holds)),))
+    return bool(strategy.experimental_local_results(found)[0] > 0.0)
+
+
+def check_steps_per_execution(strategy: Any, model: Any) -> None:
+    """Refuse several steps per execution over replicas: Keras's loop over them fails in plain Keras, too.
+
+    Raises:
+        ValueError: So it is asked for.
+    """
+    if strategy.num_replicas_in_sync > 1 and model.steps_per_execution > 1 and not model.run_eagerly:
+        raise ValueError(
+            f"{type(model).__name__}.compile: argument `steps_per_execution` must be 1 over several replicas, where "
+            f"Keras cannot run several steps in one execution. Received: steps_per_execution="
+            f"{model.steps_per_execution} with {strategy.num_replicas_in_sync} replicas."
+        )
+
+
+def local_batch(strategy: Any, batch: Any) -> Any:
+    """Return the first local replica's part of a distributed batch.
+
+    Keras's symbolic build reduces a batch over the workers to learn its shapes, which fails on a PerReplica structure
+    (keras-team/keras#20585).
+    """
+    return keras.tree.map_structure(lambda leaf: strategy.experimental_local_results(leaf)[0], batch)
+
+
+def logs_for_reduction(strategy: Any, logs: dict[str, Any]) -> dict[str, Any]:
+    """Give scalars an axis where Keras reduces logs along axis 0: over several workers (keras-team/keras#20585)."""
+    if not several_workers(strategy):
+        return logs
+    return {name: tf.reshape(value, [1]) for name, value in logs.items()}

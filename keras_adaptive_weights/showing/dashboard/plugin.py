@@ -1,0 +1,134 @@
+"""The TensorBoard plugin: routes, and nothing but translation between requests and the journals' indices."""
+
+from __future__ import annotations
+
+import functools
+import mimetypes
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tensorboard.backend import http_util
+from tensorboard.plugins import base_plugin
+from werkzeug import wrappers
+
+from keras_adaptive_weights.journal.index import JournalIndex
+from keras_adaptive_weights.journal.lines import encode, plain
+from keras_adaptive_weights.journal.view import to_columns, view
+from keras_adaptive_weights.showing.dashboard.store import RunStore, parse_roots
+from keras_adaptive_weights.showing.explain import meaning
+
+_STATIC = Path(__file__).parent / "static"
+_LEAST_POINTS, _MOST_POINTS = 16, 4000
+_Handler = Callable[[wrappers.Request], dict[str, Any]]
+
+
+class _RequestError(Exception):
+    """A request that cannot be answered: status code and one sentence."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class AdaptiveWeightsPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
+    """Serves the Adaptive Weights tab.
+
+    Routes, all below `data/plugin/adaptive_weights`:
+
+    - `/runs`: every run that has a journal;
+    - `/series?run=R&from=S&to=S&points=N`: the figures of a window, its bands, HOLD reasons and skipped steps;
+    - `/events?run=R&after=N`: the events from number N on;
+    - `/static/...`: the page's own modules and style.
+
+    Args:
+        context: What TensorBoard knows; only the log directory is used.
+    """
+
+    plugin_name = "adaptive_weights"
+
+    def __init__(self, context: base_plugin.TBContext) -> None:
+        spec = getattr(context.flags, "logdir_spec", None) if context.flags else None
+        self._store = RunStore(parse_roots(context.logdir, spec))
+
+    def get_plugin_apps(self) -> dict[str, Any]:
+        """Return the routes."""
+        apps: dict[str, Any] = {
+            "/runs": self._json(self._runs),
+            "/series": self._json(self._series),
+            "/events": self._json(self._events),
+        }
+        for path in sorted(_STATIC.iterdir()):
+            apps[f"/static/{path.name}"] = functools.partial(_serve_file, path)
+        return apps
+
+    def is_active(self) -> bool:
+        """Return whether any run has a journal."""
+        return bool(self._store.names())
+
+    def frontend_metadata(self) -> base_plugin.FrontendMetadata:
+        """Return the tab's name and its entry module."""
+        return base_plugin.FrontendMetadata(
+            es_module_path="/static/index.js", tab_name="Adaptive Weights", disable_reload=True
+        )
+
+    def _json(self, handler: _Handler) -> Any:
+        @wrappers.Request.application
+        def serve(request: wrappers.Request) -> Any:
+            try:
+                code, values = 200, handler(request)
+            except _RequestError as error:
+                code, values = error.code, {"error": str(error)}
+            except (OSError, ValueError) as error:
+                code, values = 500, {"error": str(error)}
+            return http_util.Respond(request, encode(values), "application/json", code=code)
+
+        return serve
+
+    def _runs(self, request: wrappers.Request) -> dict[str, Any]:
+        del request
+        return {"runs": [self._store.summary(name) for name in self._store.names()]}
+
+    def _events(self, request: wrappers.Request) -> dict[str, Any]:
+        index = self._index(request)
+        after = _integer(request, "after", 0) or 0
+        return {"generation": index.generation, "events": plain(index.events[max(0, after) :])}
+
+    def _series(self, request: wrappers.Request) -> dict[str, Any]:
+        index = self._index(request)
+        points = min(max(_integer(request, "points", 1000) or 0, _LEAST_POINTS), _MOST_POINTS)
+        columns = to_columns(view(index, _integer(request, "from"), _integer(request, "to"), points))
+        config = index.headers[-1]["config"]
+        columns["meanings"] = {reason: meaning(reason, config) for reason in columns["reasons"]}
+        return columns
+
+    def _index(self, request: wrappers.Request) -> JournalIndex:
+        name = request.args.get("run", "")
+        index = self._store.index(name)
+        if index is None or not index.headers:
+            raise _RequestError(404, f"no journal of a run {name!r}")
+        return index
+
+
+def _integer(request: wrappers.Request, name: str, default: int | None = None) -> int | None:
+    text = request.args.get(name)
+    if not text:
+        return default
+    try:
+        return int(text)
+    except ValueError:
+        raise _RequestError(400, f"argument {name!r} must be an integer, received {text!r}") from None
+
+
+@wrappers.Request.application
+def _not_found(request: wrappers.Request) -> Any:
+    return http_util.Respond(request, "Not found", "text/plain", code=404)
+
+
+def _serve_file(path: Path, environ: Any, start_response: Any) -> Any:
+    """Answer with one of the page's own files."""
+    if not path.is_file():
+        return _not_found(environ, start_response)
+    kind = {".js": "text/javascript", ".css": "text/css"}.get(path.suffix) or mimetypes.guess_type(path.name)[0]
+    request = wrappers.Request(environ)
+    return http_util.Respond(request, path.read_bytes(), kind or "text/plain")(environ, start_response)

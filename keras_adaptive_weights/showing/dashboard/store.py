@@ -1,0 +1,129 @@
+"""The runs below a log directory: found anew every few seconds, each with an index of its journal."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from keras_adaptive_weights.journal.index import JournalIndex
+from keras_adaptive_weights.showing.dashboard.files import TensorBoardFiles, find_journals
+
+_NAMED_PATH = re.compile(r"^([^:/\\]{2,}):(?!//)(.+)$")
+
+
+def parse_roots(logdir: str | None, logdir_spec: str | None) -> dict[str, str]:
+    """Return the log directories by name, from TensorBoard's `--logdir` or `--logdir_spec`; the name may be empty."""
+    if logdir and not (logdir_spec and logdir == logdir_spec):
+        return {"": _expanded(logdir)}
+    roots = {}
+    for number, part in enumerate(filter(None, (logdir_spec or "").split(","))):
+        named = _NAMED_PATH.match(part)
+        name, path = named.groups() if named else (str(number), part)
+        roots[name] = _expanded(path)
+    return roots
+
+
+class RunStore:
+    """Finds journals and keeps an index of each. Every method may be called from any thread.
+
+    Args:
+        roots: Log directories by name.
+        files: How to read them.
+        rescan_seconds: How old the list of runs may be.
+        patience_seconds: How long to wait for a slow log directory before answering with what was known.
+        clock: Seconds since the epoch; for tests.
+    """
+
+    def __init__(
+        self,
+        roots: Mapping[str, str],
+        files: TensorBoardFiles | None = None,
+        *,
+        rescan_seconds: float = 5.0,
+        patience_seconds: float = 2.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._roots = dict(roots)
+        self._files = files or TensorBoardFiles()
+        self._rescan_seconds = rescan_seconds
+        self._patience_seconds = patience_seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._scanned = -float("inf")
+        self._scan: threading.Thread | None = None
+        self._indices: dict[str, JournalIndex] = {}
+
+    def names(self) -> list[str]:
+        """Return the names of the runs that have a journal, sorted."""
+        with self._lock:
+            if self._scan is None and self._clock() - self._scanned >= self._rescan_seconds:
+                self._scan = threading.Thread(target=self._rescan, daemon=True)
+                self._scan.start()
+            scan = self._scan
+        if scan is not None:
+            scan.join(self._patience_seconds)
+        return sorted(self._indices)
+
+    def index(self, name: str) -> JournalIndex | None:
+        """Return the refreshed index of a run; None where there is no such run.
+
+        Raises:
+            OSError: The journal cannot be read.
+            ValueError: It is no journal.
+        """
+        index = self._indices.get(name) or (self._indices.get(name) if name in self.names() else None)
+        if index is not None:
+            index.refresh()
+        return index
+
+    def summary(self, name: str) -> dict[str, Any]:
+        """Return what the list of runs says about one; with `error` where its journal cannot be read."""
+        try:
+            index = self.index(name)
+        except (OSError, ValueError) as error:
+            return {"run": name, "error": str(error)}
+        if index is None or not index.headers:
+            return {"run": name, "error": "the journal has no header yet"}
+        header, spans = index.headers[-1], index.spans
+        return {
+            "run": name,
+            "id": header["run"],
+            "term": header["term"],
+            "version": header["version"],
+            "base_weight": header["base_weight"],
+            "config": header["config"],
+            "resumed": len(index.headers) - 1,
+            "first": spans[0].first if spans else 0,
+            "last": spans[-1].last if spans else 0,
+            "weight": index.weight,
+            "shadow": index.shadow,
+            "proposed": index.proposed,
+            "enabled": bool(header["config"].get("enabled", True)) and not index.disabled,
+            "events": len(index.events),
+            "superseded": index.superseded,
+            "problems": index.problems,
+            "generation": index.generation,
+            "bytes": index.size,
+            "ended": index.ended,
+            "age": self._files.age(index.path, self._clock()),
+        }
+
+    def _rescan(self) -> None:
+        found = {}
+        for root, path in self._roots.items():
+            for run, journal in find_journals(path):
+                name = run if not root else f"{root}/{run}" if run != "." else root
+                found[name] = self._indices.get(name) or JournalIndex(journal, self._files)
+        with self._lock:
+            self._indices = found
+            self._scanned = self._clock()
+            self._scan = None
+
+
+def _expanded(path: str) -> str:
+    return path if "://" in path else os.path.realpath(Path(path).expanduser())

@@ -1,0 +1,318 @@
+"""A report on one run, over or still going: what the weight did, why it moved, and why it did not."""
+
+from __future__ import annotations
+
+import base64
+import html
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from keras_adaptive_weights.deciding.decision import Action
+from keras_adaptive_weights.journal.index import JournalIndex
+from keras_adaptive_weights.journal.view import View, view
+from keras_adaptive_weights.recording.run_folder import find_journal, liveliness
+from keras_adaptive_weights.showing.explain import headline, meaning
+
+_LATEST = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """Events of one action and reason: how many, the first and last of them, and what they mean."""
+
+    action: str
+    reason: str
+    count: int
+    first: int
+    last: int
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """Decisions that held the weight for one reason: how many, their share of all of them, and what they mean."""
+
+    reason: str
+    count: int
+    share: float
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What there is to say about a run. `to_dict` gives plain values.
+
+    Attributes:
+        journal: Path of the journal.
+        run: Id of the run.
+        term: The loss term whose weight it is.
+        process: "alive", "ended" or "silent", and `age`: seconds since its last sign of life.
+        first: First step.
+        last: Last step.
+        weight: Weight in force after the last step; `base`, `lowest`, `highest` and `minimum`, `maximum` (its bounds)
+            with it.
+        enabled: Whether adaptation is on.
+        shadow: Whether the last `fit` was a shadow run, whose decisions were not put into force.
+        proposed: Weight that was decided on last: that in force, or what a shadow run proposes.
+        largest_change: Largest relative change of one decision that took effect, without disables.
+        skipped: Steps the optimizer did not take; `loss_scaling` of them are routine.
+        resumed: How often the run was resumed.
+        problems: Journal lines that could not be read.
+        moves: Why the weight moved.
+        holds: Why it did not.
+        latest: The last ten events, newest first.
+    """
+
+    journal: str
+    run: str
+    term: str
+    process: str
+    age: float
+    first: int
+    last: int
+    weight: float
+    base: float
+    lowest: float
+    highest: float
+    minimum: float
+    maximum: float
+    enabled: bool
+    shadow: bool
+    proposed: float
+    largest_change: float
+    skipped: int
+    loss_scaling: int
+    resumed: int
+    problems: int
+    moves: list[Moves] = field(default_factory=list)
+    holds: list[Holds] = field(default_factory=list)
+    latest: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def make_report(path: str | os.PathLike[str]) -> Report:
+    """Read a run and sum it up.
+
+    Args:
+        path: The run's log dir, or its journal.
+
+    Raises:
+        FileNotFoundError: No journal there.
+        ValueError: It is no journal, or there are several.
+    """
+    index = open_index(path)
+    seen = view(index, points=1)
+    header, weights = index.headers[-1], _weights(index)
+    config = header["config"]
+    process, age = liveliness(Path(index.path), ended=index.ended)
+    return Report(
+        journal=index.path,
+        run=header["run"],
+        term=header["term"],
+        process=process,
+        age=age,
+        first=seen.first,
+        last=seen.last,
+        weight=index.weight,
+        base=header["base_weight"],
+        lowest=min(weights),
+        highest=max(weights),
+        minimum=config["min_weight"],
+        maximum=config["max_weight"],
+        enabled=config["enabled"] and not index.disabled,
+        shadow=index.shadow,
+        proposed=index.proposed,
+        largest_change=_largest_change(index.events),
+        skipped=len(seen.skipped),
+        loss_scaling=sum(routine for _, _, routine in seen.skipped),
+        resumed=len(index.headers) - 1,
+        problems=index.problems,
+        moves=_moves(index.events, config),
+        holds=_holds(seen, config),
+        latest=list(reversed(index.events[-_LATEST:])),
+    )
+
+
+def open_index(path: str | os.PathLike[str]) -> JournalIndex:
+    """Return the refreshed index of a run's journal.
+
+    Raises:
+        FileNotFoundError: No journal there.
+        ValueError: It is no journal, or there are several.
+    """
+    journal = find_journal(path)
+    index = JournalIndex(journal)
+    index.refresh()
+    if not index.headers:
+        raise ValueError(f"{os.fspath(journal)!r} does not begin with the header of a journal.")
+    return index
+
+
+def to_text(report: Report, *, bold: str = "", plain: str = "") -> str:
+    """Return the report as lines of text.
+
+    Args:
+        report: The report.
+        bold: Terminal code put before headings.
+        plain: Terminal code put after them.
+    """
+    parts = [f"{bold}{_title(report)}{plain}", *(f"  {name:<14} {value}" for name, value in _facts(report))]
+    parts += ["", f"{bold}{_moves_heading(report)}{plain}"]
+    parts += _text_table(("action", "reason", "times", "first", "last"), _move_rows(report)) or ["  It did not."]
+    parts += ["", f"{bold}Why it did not{plain}"]
+    for hold in report.holds:
+        parts += [f"  {hold.share:6.1%}  {headline(hold.reason)} ({hold.count:,})", f"          {hold.meaning}"]
+    parts += ["", f"{bold}Latest decisions{plain}"]
+    parts += [f"  {_event_line(event)}" for event in report.latest] or ["  None."]
+    return "\n".join(parts)
+
+
+def to_html(report: Report, picture: bytes) -> str:
+    """Return the report as one page of HTML that needs no other file; everything from the journal is escaped.
+
+    Args:
+        report: The report.
+        picture: PNG of the run.
+    """
+    facts = _html_table((), _facts(report))
+    moves = _html_table(("action", "reason", "times", "first", "last", "meaning"), _move_rows(report, meanings=True))
+    holds = _html_table(
+        ("reason", "times", "share", "meaning"),
+        [(headline(hold.reason), f"{hold.count:,}", f"{hold.share:.1%}", hold.meaning) for hold in report.holds],
+    )
+    latest = _html_table(
+        ("step", "action", "weight", "reason", "note", "advice"),
+        [
+            (
+                f"{event['step']:,}",
+                event["action"],
+                _change(event),
+                headline(event["reason"]),
+                event.get("note", ""),
+                event.get("advice", ""),
+            )
+            for event in report.latest
+        ],
+    )
+    image = base64.b64encode(picture).decode("ascii")
+    title = html.escape(_title(report))
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{_STYLE}</style></head>"
+        f'<body><h1>{title}</h1>{facts}<img alt="Weight, loss, loss ratio, variance and gradient norm over steps" '
+        f'src="data:image/png;base64,{image}"><h2>{_moves_heading(report)}</h2>{moves}<h2>Why it did not</h2>{holds}'
+        f"<h2>Latest decisions</h2>{latest}</body></html>\n"
+    )
+
+
+_STYLE = (
+    "body{font:15px/1.45 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#26323a}"
+    "img{max-width:100%}table{border-collapse:collapse;margin:.5em 0}th,td{text-align:left;padding:.25em 1em .25em 0;"
+    "border-top:1px solid #dde2e5;vertical-align:top}th{font-weight:600}"
+    "@media(prefers-color-scheme:dark){body{background:#262a2d;color:#eceff1}td,th{border-color:#4a5156}}"
+)
+
+
+def _title(report: Report) -> str:
+    return f"Adaptive weight of {report.term}"
+
+
+def _moves_heading(report: Report) -> str:
+    return "Why the weight would have moved" if report.shadow else "Why the weight moved"
+
+
+def _facts(report: Report) -> list[tuple[str, str]]:
+    states = {"alive": "training", "ended": "ended", "silent": f"silent for {report.age:,.0f} s: killed or stuck"}
+    skipped = f"{report.skipped:,}" + (f", {report.loss_scaling:,} of them loss scaling" if report.loss_scaling else "")
+    facts = [
+        ("journal", report.journal),
+        ("process", states[report.process] + (f", resumed {report.resumed} times" if report.resumed else "")),
+        ("steps", f"{report.first:,} to {report.last:,}"),
+        (
+            "weight",
+            f"{report.weight:.4g} (base {report.base:.4g}, bounds {report.minimum:.4g} to {report.maximum:.4g})",
+        ),
+        (
+            "range seen",
+            f"{report.lowest:.4g} to {report.highest:.4g}, largest single change {report.largest_change:.1%}",
+        ),
+        ("adaptation", "enabled" if report.enabled else "disabled"),
+        ("skipped steps", skipped),
+    ]
+    if report.shadow:
+        held = f"decisions are recorded only, {report.weight:.4g} stays in force; proposed is {report.proposed:.4g}"
+        facts.append(("shadow run", held))
+    return facts + ([("unreadable", f"{report.problems:,} lines")] if report.problems else [])
+
+
+def _move_rows(report: Report, *, meanings: bool = False) -> list[tuple[str, ...]]:
+    return [
+        (move.action, headline(move.reason), f"{move.count:,}", f"{move.first:,}", f"{move.last:,}")
+        + ((move.meaning,) if meanings else ())
+        for move in report.moves
+    ]
+
+
+def _moves(events: Iterable[dict[str, Any]], config: dict[str, Any]) -> list[Moves]:
+    groups: dict[tuple[str, str], list[int]] = {}
+    for event in events:
+        groups.setdefault((event["action"], event["reason"]), []).append(event["step"])
+    moves = [
+        Moves(action, reason, len(steps), min(steps), max(steps), meaning(reason, config))
+        for (action, reason), steps in groups.items()
+    ]
+    return sorted(moves, key=lambda move: -move.count)
+
+
+def _holds(seen: View, config: dict[str, Any]) -> list[Holds]:
+    total = sum(seen.reasons.values())
+    return [Holds(reason, count, count / total, meaning(reason, config)) for reason, count in seen.reasons.items()]
+
+
+def _weights(index: JournalIndex) -> list[float]:
+    """Return every weight that was in force."""
+    starts = [(header["state"], "weight") for header in index.headers]
+    changes = [(event, "new_weight") for event in index.events]
+    return [float(values.get("held_weight") or values[name]) for values, name in starts + changes]
+
+
+def _largest_change(events: Iterable[dict[str, Any]]) -> float:
+    changes = [
+        max(float(event["new_weight"]), float(event["old_weight"]))
+        / min(float(event["new_weight"]), float(event["old_weight"]))
+        - 1.0
+        for event in events
+        if event["action"] != Action.DISABLE and "held_weight" not in event
+    ]
+    return max(changes, default=0.0)
+
+
+def _change(event: dict[str, Any]) -> str:
+    proposed = " (shadow)" if "held_weight" in event else ""
+    return f"{float(event['old_weight']):.4g} → {float(event['new_weight']):.4g}{proposed}"
+
+
+def _event_line(event: dict[str, Any]) -> str:
+    note = f" ({event['note']})" if event.get("note") else ""
+    return f"step {event['step']:,}: {event['action']} {_change(event)}, {headline(event['reason'])}{note}"
+
+
+def _text_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    if not rows:
+        return []
+    widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
+    return [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (heads, *rows)
+    ]
+
+
+def _html_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table>{f'<tr>{head}</tr>' if head else ''}{body}</table>"

@@ -1,0 +1,347 @@
+"""The train step: measure the losses, apply the gradients only if everything is finite, and leave a row of telemetry.
+
+In this order: forward pass; loss terms; total; spike dampening; gradients; their global norm, unscaled; all finite?;
+apply, or skip; telemetry. A skipped step is transactional: parameters, optimizer, batch-norm statistics, random seeds
+and the epoch's means are bit-identical to before it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_adaptive_weights.losses.composite import CompositeLoss
+from keras_adaptive_weights.runtime.distribution import (
+    check_steps_per_execution,
+    divide_by_replicas,
+    local_batch,
+    logs_for_reduction,
+    mean_over_replicas,
+    on_every_replica,
+    once,
+    read_once,
+    several_workers,
+    sum_gradients,
+)
+from keras_adaptive_weights.runtime.packed_logs import PackedLogs
+from keras_adaptive_weights.runtime.train_function import make_train_function
+from keras_adaptive_weights.training.telemetry import Telemetry, first_non_finite
+
+_MIN_STEPS_BEFORE_DAMPENING = 10
+
+
+class Measurement(NamedTuple):
+    """One batch, measured.
+
+    Attributes:
+        objective: Scalar to differentiate: the dampened total, divided by replicas, scaled for mixed precision.
+        total: Total loss of the batch, undampened and unscaled, a scalar.
+        terms: Raw value of each term that took part, scalars by name.
+        dampening: Factor in the objective, 1.0 where the total is no spike, a scalar.
+        requests: Share of the replicas that pass on each request by hand; see `Telemetry.requests`. `None`: none can.
+        batch: `(x, y, y_pred, sample_weight)`.
+
+    With several replicas, total and terms are means over all of them, and the objective is the replica's own.
+    """
+
+    objective: Any
+    total: Any
+    terms: dict[str, Any]
+    dampening: Any
+    requests: Any
+    batch: tuple[Any, Any, Any, Any]
+
+
+class StableTrainStepMixin:
+    """Put before `keras.Model`: a train step that skips bad batches whole and tells what it saw.
+
+    Works in eager mode, in a graph, with `jit_compile=True`, with `steps_per_execution`, gradient accumulation and
+    mixed precision. Compile with a `CompositeLoss` (`XTTSLoss` is one) for named terms, spike dampening and adaptive
+    weights. The logs that its train function returns are numbers, fetched when `float()` or NumPy looks at one.
+
+    A train step of your own uses the same pieces:
+
+    ```python
+    def train_step(self, data):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        before = self.remember_state()
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)                      # ... whatever you do
+            measured = self.measure_losses(x, y, y_pred, sample_weight)
+        gradients = tape.gradient(measured.objective, self.trainable_variables)
+        return self.apply_if_finite(measured, gradients, before)
+    ```
+    """
+
+    @functools.wraps(keras.Model.fit, assigned=())  # the signature, for whoever asks
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """As Keras's. Where an exception ends it, callbacks with `on_train_interrupted` are told: Keras tells none."""
+        try:
+            return super().fit(*args, **kwargs)
+        except BaseException:
+            given = inspect.signature(keras.Model.fit).bind_partial(self, *args, **kwargs).arguments.get("callbacks")
+            for callback in getattr(given, "callbacks", given) or ():
+                if callable(tell := getattr(callback, "on_train_interrupted", None)):
+                    tell()
+            raise
+        finally:
+            if (telemetry := getattr(self, "_telemetry", None)) is not None:
+                telemetry.handed_out = None
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Train on one batch and return the logs."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        before = self.remember_state()
+        with tf.GradientTape() as tape:
+            y_pred = self._forward(x, training=True)
+            measured = self.measure_losses(x, y, y_pred, sample_weight)
+        gradients = tape.gradient(measured.objective, self.trainable_variables)
+        return self.apply_if_finite(measured, gradients, before)
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """Evaluate one batch and return the logs; weights and statistics stay as they are."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        y_pred = self._forward(x, training=False)
+        total, terms = self._evaluate_losses(x, y, y_pred, sample_weight, training=False)
+        size = _batch_size(x)
+        self._loss_tracker.update_state(total, sample_weight=size)
+        self._telemetry.metrics.update_state(terms, size)
+        logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        shown = {name: value for name, value in logs.items() if name not in self._telemetry.metrics.train_only}
+        return logs_for_reduction(self.distribute_strategy, shown)
+
+    def remember_state(self) -> list[tuple[Any, Any]]:
+        """Return the variables that a forward pass may change, with their present values."""
+        own = {id(variable) for variable in self.metrics_variables}
+        return [(v, tf.convert_to_tensor(v)) for v in self.non_trainable_variables if id(v) not in own]
+
+    def measure_losses(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Measurement:
+        """Compute the losses of a batch, for use within a `tf.GradientTape`.
+
+        Args:
+            x: Inputs.
+            y: Targets.
+            y_pred: Outputs of the model.
+            sample_weight: `None` or shape `[batch]`.
+
+        Returns:
+            A `Measurement`; differentiate its `objective`.
+
+        Raises:
+            ValueError: The term of an adaptive weight takes no part in this batch.
+        """
+        local_total, terms = self._evaluate_losses(x, y, y_pred, sample_weight, training=True)
+        self._build_optimizer()
+        (total, *values), requests = mean_over_replicas([local_total, *terms.values()], self._telemetry.requests)
+        dampening = self._dampening(total)
+        objective = self.optimizer.scale_loss(divide_by_replicas(local_total * dampening))
+        batch = (x, y, y_pred, sample_weight)
+        return Measurement(objective, total, dict(zip(terms, values, strict=True)), dampening, requests, batch)
+
+    def apply_if_finite(
+        self, measured: Measurement, gradients: list[Any], before: list[tuple[Any, Any]]
+    ) -> dict[str, Any]:
+        """Apply the gradients, or undo the step where anything is not finite; record it and return the logs.
+
+        Args:
+            measured: What `measure_losses` returned.
+            gradients: Gradients of its objective by `trainable_variables`, scaled as they are.
+            before: What `remember_state` returned before the forward pass.
+
+        Returns:
+            The logs of the step, by name.
+        """
+        variables, optimizer = self.trainable_variables, self.optimizer
+        self._telemetry.variable_names = [variable.path for variable in variables]
+        gradients = sum_gradients(gradients)
+        norm, finite, bad = first_non_finite(measured.terms, measured.total, gradients, self._gradient_scale())
+        scaling = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        x, y, y_pred, sample_weight = measured.batch
+        # Without metrics of its own `compute_metrics` only reads, which would make all logs wait for the optimizer.
+        compiled_metrics = self._compile_metrics is not None or _is_overridden(self, "compute_metrics")
+
+        def apply() -> None:
+            if variables:
+                optimizer.apply(gradients, variables)
+
+        shared = [] if scaling or not tf.inside_function() else _shared_by_all_variables(optimizer)
+
+        def commit() -> None:
+            if not scaling:
+                apply()
+            if compiled_metrics:
+                self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+        if scaling:  # it has a condition of its own, and must see overflown gradients to lower its scale
+            on_every_replica(apply, optimizer)
+        with read_once(shared):
+            on_every_replica(commit, optimizer, finite=finite, otherwise=before)
+        size, tracker = _batch_size(x), self._loss_tracker
+        counted = tf.cast(tf.where(finite, size, 0.0), tracker.dtype)
+        total = tf.where(finite, tf.cast(measured.total, tracker.dtype), 0.0)
+        tracker.total.value.assign_add(total * counted)  # as `update_state`, in fewer operations
+        tracker.count.value.assign_add(counted)
+        self._telemetry.metrics.update_state(measured.terms, size, norm, finite)
+        once(
+            self._leave_row,
+            *(measured.total, norm, measured.dampening, finite, bad, measured.requests, *measured.terms.values()),
+        )
+        logs = logs_for_reduction(self.distribute_strategy, self.get_metrics_result())
+        self._telemetry.logs_so_far = dict(logs)
+        return logs
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """Return the weighted sum of the terms and of the model's own additional losses, divided by replicas."""
+        if not isinstance(self.loss, CompositeLoss):
+            return super().compute_loss(x, y, y_pred, sample_weight, training=training)
+        total, terms = self.loss.evaluate(y, y_pred, sample_weight)
+        if (telemetry := getattr(self, "_telemetry", None)) is not None:
+            telemetry.terms = terms
+        if self.losses:
+            total = tf.add_n([total, *(tf.cast(tf.reduce_sum(loss), total.dtype) for loss in self.losses)])
+        return divide_by_replicas(total)
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Prepare the telemetry and build the train function."""
+        check_steps_per_execution(self.distribute_strategy, self)
+        self._prepare_telemetry()
+        return super().make_train_function(force)
+
+    def _make_function(self, step_function: Any) -> Any:
+        """As Keras's; on one replica a train function of our own, which costs an execution less."""
+        strategy = self.distribute_strategy
+        several = strategy.num_replicas_in_sync > 1 or several_workers(strategy)
+        unrolled = getattr(self, "unrolled_steps_per_execution", 1) > 1
+        if step_function != self.train_step or self.run_eagerly or several or unrolled:
+            return super()._make_function(step_function)
+        logs = PackedLogs(self._telemetry, once=self.steps_per_execution > 1)
+        step, logs_so_far = logs.packing(step_function), logs.packing(self.get_metrics_result)
+        return logs.unpacking(make_train_function(self, step, logs_so_far))
+
+    def make_test_function(self, force: bool = False) -> Any:
+        """Prepare the telemetry and build the test function."""
+        self._prepare_telemetry()
+        return super().make_test_function(force)
+
+    @property
+    def metrics(self) -> list[Any]:
+        """Keras's metrics, and ours: one object that holds the terms, weights, gradient norm and skipped steps."""
+        telemetry = getattr(self, "_telemetry", None)
+        return super().metrics if telemetry is None else [*super().metrics, telemetry.metrics]
+
+    @property
+    def telemetry(self) -> Telemetry:
+        """What the train step saw, step by step.
+
+        Raises:
+            AttributeError: Before `fit`.
+        """
+        return self._telemetry
+
+    def _leave_row(
+        self, total: Any, norm: Any, dampening: Any, finite: Any, bad: Any, requests: Any, *terms: Any
+    ) -> None:
+        """Record the step, once per worker."""
+        self._track_total(total, dampening, finite)
+        scaling = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+        routine = tf.math.is_finite(total) if scaling else False
+        named = dict(zip(self._telemetry.active, terms, strict=True))
+        self._telemetry.write(named, total, norm, dampening, bad, routine, requests)
+
+    def _build_optimizer(self) -> None:
+        """Create the optimizer's variables before its scale is read: until then that is a constant."""
+        if not self.optimizer.built:
+            with tf.init_scope():
+                self.optimizer.build(self.trainable_variables)
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Build as Keras does; over several workers from what the local replica gets, where Keras fails."""
+        strategy = self.distribute_strategy
+        if not several_workers(strategy):
+            super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
+            return
+        if iterator is not None:
+            data_batch = next(next(iter(iterator))[2])
+        with strategy.scope():
+            self._symbolic_build(data_batch=local_batch(strategy, data_batch))
+
+    def _forward(self, x: Any, *, training: bool) -> Any:
+        return self(x, training=training) if self._call_has_training_arg else self(x)  # type: ignore[operator]
+
+    def _prepare_telemetry(self) -> None:
+        telemetry = getattr(self, "_telemetry", None)
+        if telemetry is not None and telemetry.fits(self.loss, self.steps_per_execution):
+            return
+        with self.distribute_strategy.scope():
+            self._telemetry = Telemetry(
+                self.loss, self.steps_per_execution, carries_requests=several_workers(self.distribute_strategy)
+            )
+        self.train_function = self.test_function = None
+
+    def _evaluate_losses(self, x: Any, y: Any, y_pred: Any, sample_weight: Any, *, training: bool) -> tuple[Any, Any]:
+        """Return the total, not divided by replicas, and the terms that took part."""
+        self._telemetry.terms = {}
+        loss = self.compute_loss(x, y, y_pred, sample_weight, training=training)
+        terms = self._telemetry.terms
+        if training:
+            self._telemetry.check_terms(y, y_pred)
+        return loss * self.distribute_strategy.num_replicas_in_sync, terms
+
+    def _gradient_scale(self) -> Any:
+        """Return the factor on the gradients that mixed precision put there."""
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            return self.optimizer.scale_loss(tf.constant(1.0))
+        return self.optimizer.loss_scale_factor or 1.0
+
+    def _dampening(self, total: Any) -> Any:
+        """Return the factor that takes a spike down to the threshold, and 1.0 for any other total."""
+        if not isinstance(self.loss, CompositeLoss) or self.loss.max_loss_spike_threshold is None:
+            return tf.ones_like(total)
+        average, steps = tf.unstack(self.loss.total_average)
+        known = tf.logical_and(steps >= _MIN_STEPS_BEFORE_DAMPENING, average > 0.0)
+        limit = tf.cast(tf.where(known, self.loss.max_loss_spike_threshold * average, np.inf), total.dtype)
+        spike = tf.logical_and(total > limit, tf.math.is_finite(total))
+        return tf.stop_gradient(tf.where(spike, limit / total, tf.ones_like(total)))
+
+    def _track_total(self, total: Any, dampening: Any, finite: Any) -> None:
+        """Take a finite total into its recent mean, a spike as far as it counted."""
+        if not isinstance(self.loss, CompositeLoss) or self.loss.max_loss_spike_threshold is None:
+            return
+        average, steps = tf.unstack(self.loss.total_average)
+        rate = tf.maximum(self.loss.loss_smoothing_factor, 1.0 / (steps + 1.0))
+        change = tf.stack([rate * (tf.cast(total * dampening, average.dtype) - average), tf.ones_like(steps)])
+        self.loss.total_average.assign_add(tf.where(finite, change, tf.zeros_like(change)))
+
+
+@keras.saving.register_keras_serializable(package="keras_adaptive_weights")
+class StableModel(StableTrainStepMixin, keras.Model):
+    """A `keras.Model` with the stable train step; functional or subclassed.
+
+    Example:
+
+    >>> inputs = keras.Input((4,))
+    >>> model = StableModel(inputs, keras.layers.Dense(1)(inputs))
+    """
+
+
+def _shared_by_all_variables(optimizer: Any) -> list[Any]:
+    """Return what an optimizer reads anew for every variable that it updates: its step counter and learning rate."""
+    read = (optimizer.iterations, optimizer._learning_rate)  # noqa: SLF001 - `learning_rate` would call a schedule
+    return [variable.value for variable in read if isinstance(variable, keras.Variable)]
+
+
+def _is_overridden(model: keras.Model, name: str) -> bool:
+    return getattr(type(model), name) is not getattr(keras.Model, name)
+
+
+def _batch_size(x: Any) -> Any:
+    """Return the number of samples in the batch, as a float."""
+    first = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
+    return tf.cast(tf.shape(first)[0], tf.float32)

@@ -1,0 +1,109 @@
+"""The same training in every execution mode: a part of what `tests/execution/matrix.py` and `two_processes.py` do."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import checks
+import matrix
+import modes
+import pytest
+
+FOLDER = Path(__file__).parent
+
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*shuffle=True.*:UserWarning"),  # a tf.data.Dataset keeps its order
+]
+
+
+@pytest.mark.parametrize("mode", modes.few(), ids=str)
+def test_one_device(mode):
+    """Parameters as plain Keras's, telemetry as by hand, decisions as the controller's, no trace of a bad batch."""
+    wrong = [check for check in checks.check(mode, checks.train(mode)) if not check.passed]
+    assert wrong == []
+
+
+@pytest.mark.timeout(660)  # a minute, but ten times that beside other work
+@pytest.mark.parametrize(
+    "command",
+    [["matrix.py", "--quick", "--only", "two replicas"], ["two_processes.py", "--quick"]],
+    ids=["two replicas", "two processes"],
+)
+def test_replicas_and_processes(command):
+    """Devices are split, and clusters joined, before TensorFlow begins: in processes of their own."""
+    done = subprocess.run(
+        [sys.executable, FOLDER / command[0], *command[1:]],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "| 2 |" in done.stdout
+
+
+def test_a_deviation_is_noticed():
+    """The checks find a parameter that is off, a step that was lost, and a decision that was not taken."""
+    mode = modes.Mode("graph", 1, "float32", "sgd")
+    run = checks.train(mode)
+    off = [run.parameters[0] + 1e-3, *run.parameters[1:]]
+    decided = [(*d[:2], "hold", "within_band", d[4]) for d in run.decisions]
+    for spoilt, what in [
+        (run._replace(parameters=off), "parameters"),
+        (run._replace(rows=run.rows[1:]), "telemetry"),
+        (run._replace(rows=[(terms, total, 2.0 * norm, ok) for terms, total, norm, ok in run.rows]), "telemetry"),
+        (run._replace(decisions=decided), "decisions"),
+        (run._replace(changed=["kernel"]), "bad batch"),
+        (run._replace(culprit=None), "bad batch"),
+    ]:
+        assert what in [check.what for check in checks.check(mode, spoilt) if not check.passed]
+    assert all(check.passed for check in checks.check(mode, run))
+
+
+def test_the_matrix_is_the_one_that_was_asked_for():
+    """Every execution x steps x dtype x optimizer x accumulation x clipping on one device; eight on the others."""
+    every = modes.one_device()
+    asked = itertools.product(
+        ("eager", "graph", "xla"),
+        (1, 8),
+        ("float32", "mixed_bfloat16", "mixed_float16"),
+        ("sgd", "adam"),
+        (None, 4),
+        (None, 1.0),
+    )
+    assert [tuple(mode[:6]) for mode in every] == list(asked)
+    assert len({str(mode) for mode in every}) == len(every) == 144
+    for machine in ("two replicas", "two processes"):
+        settings = {(m.execution, m.steps, m.dtype, m.optimizer, m.accumulation, m.clipnorm) for m in every}
+        chosen = modes.replicas(machine)
+        assert {m[:6] for m in chosen} == {s for s in settings if s[:3] == ("graph", 1, "float32")}
+
+
+def test_results_are_kept_and_gone_on_from(tmp_path, monkeypatch, capsys):
+    """Each mode is in the file when it is done; what is there is not run again, a deviation included."""
+    calls, chosen = [], modes.few()[:3]
+
+    def train(mode, strategy):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(mode)
+
+    monkeypatch.setattr(matrix, "train", train)
+    monkeypatch.setattr(matrix, "check", lambda mode, run: [checks.Check("parameters", float("inf"), 1e-5)])
+    path = tmp_path / "results.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        list(matrix.run(chosen, results=matrix.Results(path)))
+    assert calls == chosen[:2]
+    calls.clear()
+    found = list(matrix.run(chosen, results=matrix.Results(path)))
+    assert calls == chosen[2:]
+    assert [mode for mode, _ in found] == chosen
+    assert not any(check.passed for _, found_checks in found for check in found_checks)
+    assert "FAILED parameters (inf)" in capsys.readouterr().err

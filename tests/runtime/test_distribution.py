@@ -1,0 +1,179 @@
+"""Several replicas and workers: what plain Keras cannot do, for as long as it cannot, and what we make of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import workers
+
+import keras_adaptive_weights as kaw
+from keras_adaptive_weights.runtime import distribution
+from keras_adaptive_weights.training.telemetry import StepRow, Telemetry
+from keras_adaptive_weights.training.worker_requests import FROM_ANOTHER_WORKER, WorkerRequests
+
+FOLDER = Path(__file__).parents[1] / "execution"
+
+SECONDS = 240
+
+
+@pytest.fixture(scope="module")
+def over_replicas():
+    """What plain Keras and we say on two replicas, by case."""
+    done = subprocess.run(
+        [sys.executable, FOLDER / "plain_keras.py", "replicas"],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def over_workers():
+    """What plain Keras and we say in each of two processes, by case."""
+    with workers.started([str(FOLDER / "plain_keras.py"), "workers"]) as processes:
+        codes, texts = workers.outputs(processes, SECONDS)
+    assert codes == [0, 0], texts[0][-3000:] + texts[1][-3000:]
+    return [next(json.loads(line) for line in text.splitlines() if line.startswith("{")) for text in texts]
+
+
+def test_plain_keras_cannot_accumulate_gradients_over_replicas(over_replicas):
+    """Once it can, `_gradients_summed` need not choose how variables are updated."""
+    assert "`merge_call` called while defining a new graph" in over_replicas["accumulation"]
+    assert over_replicas["accumulation, ours"] == ""
+
+
+def test_plain_keras_cannot_run_several_steps_in_one_execution_over_replicas(over_replicas):
+    """Once it can, `check_steps_per_execution` need not refuse it."""
+    assert "You must feed a value for placeholder tensor" in over_replicas["steps per execution"]
+    assert "`steps_per_execution` must be 1 over several replicas" in over_replicas["steps per execution, ours"]
+    assert "Received: steps_per_execution=2 with 2 replicas" in over_replicas["steps per execution, ours"]
+
+
+def test_a_step_reduces_its_losses_and_its_gradients_once(over_replicas):
+    """On each replica one tensor with losses and requests, then kernel and bias; the global norm needs no other."""
+    assert over_replicas["reductions"] == [1, 1, 2, 2]
+
+
+def test_plain_keras_cannot_build_from_a_batch_of_several_workers(over_workers):
+    """keras-team/keras#20585, first place. Once it can, `local_batch` and `_maybe_symbolic_build` may go."""
+    for said in over_workers:
+        assert "PerReplica" in said["build"]
+        assert "to a Tensor" in said["build"]
+
+
+def test_plain_keras_cannot_reduce_the_logs_of_several_workers(over_workers):
+    """keras-team/keras#20585, second place. Once it can, `logs_for_reduction` may go."""
+    for said in over_workers:
+        assert "Invalid reduction dimension 0 for input with 0 dimensions" in said["logs"]
+
+
+def test_with_both_workarounds_several_workers_train(over_workers):
+    assert [said["ours"] for said in over_workers] == ["", ""]
+
+
+def test_on_one_replica_nothing_is_done_about_replicas():
+    value, strategy = tf.constant([1.0, 2.0]), tf.distribute.get_strategy()
+    gradients = [value, None]
+    assert distribution.replicas() == 1
+    assert not distribution.within_replica()
+    assert distribution.divide_by_replicas(value) is value
+    assert distribution.mean_over_replicas([value]) == ([value], None)
+    assert distribution.mean_over_replicas([value], value) == ([value], value)
+    assert distribution.sum_gradients(gradients) == gradients
+    assert not distribution.several_workers(strategy)
+    assert distribution.is_chief(strategy)
+    logs = {"loss": value}
+    assert distribution.logs_for_reduction(strategy, logs) is logs
+
+
+@pytest.mark.parametrize(("finite", "expected"), [(True, [2.0, 2.0]), (False, [7.0, 7.0]), (None, [2.0, 2.0])])
+def test_a_step_is_done_or_undone(finite, expected):
+    variable = tf.Variable([1.0, 1.0])
+    condition = None if finite is None else tf.constant(finite)
+    distribution.on_every_replica(
+        lambda: variable.assign_add([1.0, 1.0]), None, finite=condition, otherwise=[(variable, tf.constant([7.0, 7.0]))]
+    )
+    np.testing.assert_array_equal(variable, expected)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "steps", "eager", "refused"),
+    [(2, 8, False, True), (2, 8, True, False), (2, 1, False, False), (1, 8, False, False)],
+)
+def test_several_steps_per_execution_over_replicas_are_refused(replicas, steps, eager, refused):
+    strategy = SimpleNamespace(num_replicas_in_sync=replicas)
+    model = SimpleNamespace(steps_per_execution=steps, run_eagerly=eager)
+    if not refused:
+        distribution.check_steps_per_execution(strategy, model)
+        return
+    with pytest.raises(ValueError, match=r"`steps_per_execution` must be 1.*Received: steps_per_execution=8 with 2"):
+        distribution.check_steps_per_execution(strategy, model)
+
+
+def make_telemetry():
+    term = kaw.LossTerm(lambda y_true, y_pred: y_pred - y_true, weight=kaw.AdaptiveWeight(2.5))
+    return Telemetry(kaw.CompositeLoss({"mel_loss": term, "stop_loss": term}), 1)
+
+
+def row(*requests):
+    return StepRow(1, {}, 0.0, 0.0, 1.0, None, loss_scaling=False, requests=requests)
+
+
+def leave_row(telemetry, requests):
+    zero = tf.constant(0.0)
+    telemetry.write({}, zero, zero, tf.constant(1.0), tf.constant(-1), tf.constant(False), requests)
+
+
+def test_requests_travel_through_the_telemetry_by_term():
+    telemetry = make_telemetry()
+    telemetry.ask("stop_loss", "disable")
+    telemetry.ask("mel_loss", "reset")
+    leave_row(telemetry, telemetry.requests / 2.0)  # the mean over two workers, of which one asks
+    assert set(telemetry.read()[0].requests) == {("mel_loss", "reset"), ("stop_loss", "disable")}
+    telemetry.ask("mel_loss", None)
+    leave_row(telemetry, telemetry.requests / 2.0)
+    assert telemetry.read()[0].requests == (("stop_loss", "disable"),)
+
+
+def test_a_worker_passes_its_requests_on_one_at_a_time_and_in_order():
+    telemetry, asked = make_telemetry(), deque([("disable", "first"), ("enable", "second")])
+    requests = WorkerRequests("mel_loss", asked)
+    carried_out = []
+    for _ in range(3):
+        requests.pass_on(telemetry)
+        leave_row(telemetry, telemetry.requests / 2.0)
+        carried_out.append(requests.arrived(telemetry.read()))
+    assert carried_out == [[("disable", "first")], [("enable", "second")], []]
+
+
+def test_what_another_worker_asks_for_is_carried_out_once_an_execution():
+    requests = WorkerRequests("mel_loss", deque())
+    rows = [row(("mel_loss", "rollback")), row(("mel_loss", "rollback")), row(("stop_loss", "disable"))]
+    assert requests.arrived(rows) == [("rollback", FROM_ANOTHER_WORKER)]
+
+
+def test_the_same_request_on_two_workers_is_one():
+    asked = deque([("rollback", "mine")])
+    assert WorkerRequests("mel_loss", asked).arrived([row(("mel_loss", "rollback"))]) == [("rollback", "mine")]
+    assert not asked
+
+
+def test_a_request_of_ones_own_waits_where_another_one_arrives():
+    asked = deque([("enable", "mine")])
+    assert WorkerRequests("mel_loss", asked).arrived([row(("mel_loss", "disable"))]) == [
+        ("disable", FROM_ANOTHER_WORKER)
+    ]
+    assert list(asked) == [("enable", "mine")]

@@ -1,0 +1,121 @@
+"""The train function of one replica, against Keras's own."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_training import BATCH, assert_same, batches, fit, make_model, values_of
+
+import keras_adaptive_weights as kaw
+from keras_adaptive_weights.training import train_step
+
+DATA = batches(7)
+
+
+def train_as_keras_does(monkeypatch):
+    """Use Keras's own train function from now on."""
+    monkeypatch.delattr(kaw.StableTrainStepMixin, "_make_function")
+
+
+def dataset(count=7, size=BATCH):
+    x, y = (np.concatenate(part) for part in zip(*DATA[:count], strict=True))
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(size)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("size", [BATCH, 10])  # 7 steps: the last execution has one only; 6 steps, the last is smaller
+def test_it_trains_as_keras_s_does(monkeypatch, steps, jit, size):
+    def train():
+        model = make_model(steps_per_execution=steps, jit_compile=jit, dropout=0.2)
+        counted = []
+        count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: counted.append(batch))
+        history = model.fit(dataset(size=size), epochs=2, shuffle=False, verbose=0, callbacks=[count])
+        return history.history, counted, values_of(model)
+
+    ours = train()
+    train_as_keras_does(monkeypatch)
+    theirs = train()
+    assert ours[1] == theirs[1]
+    for name, values in theirs[0].items():
+        np.testing.assert_allclose(ours[0][name], values, rtol=1e-6, err_msg=name)
+    for (name, value), other in zip(ours[2].items(), theirs[2].values(), strict=True):
+        np.testing.assert_allclose(value, other, rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_where_nothing_is_left_no_step_is_taken(steps):
+    model = make_model(steps_per_execution=steps)
+    fit(model, DATA)
+    before = values_of(model)
+    with pytest.raises((StopIteration, tf.errors.OutOfRangeError)):
+        model.train_function(iter(dataset().take(0)))
+    assert model.telemetry.count == 7
+    assert_same(values_of(model), before)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_batches_from_elsewhere(steps):
+    """As `train_on_batch` passes them on."""
+    model = make_model(steps_per_execution=steps)
+    logs = model.train_on_batch(*DATA[0], return_dict=True)
+    assert np.isfinite(logs["loss"])
+    model.train_function(iter(DATA))
+    assert model.telemetry.count == 1 + steps
+    with pytest.raises(StopIteration):
+        model.train_function(iter([]))
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_what_a_batch_leaves_out(steps):
+    """Keras says so by an optional."""
+    left_out = tf.experimental.Optional.empty(tf.TensorSpec([BATCH]))
+    model = make_model(steps_per_execution=steps)
+    model.fit(dataset(6).map(lambda x, y: (x, y, left_out)), shuffle=False, verbose=0)
+    plain = make_model(steps_per_execution=steps)
+    plain.fit(dataset(6), shuffle=False, verbose=0)
+    assert_same(values_of(model), values_of(plain))
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_logs_that_are_more_than_scalars(steps):
+    class OwnLogs(kaw.StableModel):
+        def train_step(self, data):
+            ragged = tf.RaggedTensor.from_row_lengths(data[0][0, :3], [1, 2])
+            return {**super().train_step(data), "vector": data[0][0, :2], "ragged": ragged}
+
+    model = make_model(OwnLogs, steps_per_execution=steps)
+    fit(model, DATA[:1])
+    logs = model.train_function(iter(dataset(3).skip(3 - steps)))
+    last = DATA[2][0][0]
+    np.testing.assert_array_equal(logs["vector"], last[:2])
+    assert [row.tolist() for row in logs["ragged"].numpy()] == [last[:1].tolist(), last[1:3].tolist()]
+
+
+def test_on_one_device():
+    within = []
+
+    class Watched(kaw.StableModel):
+        def train_step(self, data):
+            within.append(tf.distribute.get_replica_context().strategy)
+            return super().train_step(data)
+
+    with (strategy := tf.distribute.OneDeviceStrategy("/cpu:0")).scope():
+        model = make_model(Watched, steps_per_execution=3)
+    model.fit(dataset(), shuffle=False, verbose=0)
+    assert {*within} == {strategy}
+    plain = make_model(steps_per_execution=3)
+    plain.fit(dataset(), shuffle=False, verbose=0)
+    assert_same(values_of(model), values_of(plain))
+
+
+@pytest.mark.parametrize("eager", [True, False])
+def test_where_keras_s_is_used(monkeypatch, eager):
+    """In eager mode, and where a model asks for a loop with several steps in each round."""
+    monkeypatch.setattr(train_step, "make_train_function", lambda *_: pytest.fail("ours"))
+    model = make_model(run_eagerly=eager, steps_per_execution=2)
+    model.unrolled_steps_per_execution = 1 if eager else 2
+    model.fit(dataset(4), shuffle=False, verbose=0)
+    assert model.telemetry.count == 4

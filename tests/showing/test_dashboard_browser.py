@@ -1,0 +1,338 @@
+"""The dashboard in a real Chromium, driven by Playwright, against a real TensorBoard on journals of the controller."""
+
+import re
+import shutil
+import time
+
+import pytest
+from dashboard_runs import MARKUP, RunMaker, eventful_run
+from tensorboard_page import FLAGS, tensorboard
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+NOTE = "operator heard clipping"
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    try:
+        from playwright import sync_api
+    except ModuleNotFoundError:
+        pytest.fail("The browser tests need Playwright: pip install playwright (its own browsers are not needed).")
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.fail(
+            "The browser tests need Chromium: apt-get install chromium (or deselect them with -m 'not browser')."
+        )
+    with sync_api.sync_playwright() as engine:
+        context = engine.chromium.launch_persistent_context(
+            tmp_path_factory.mktemp("profile"),
+            executable_path=path,
+            headless=True,
+            args=FLAGS,
+            viewport={"width": 1440, "height": 1100},
+        )
+        yield context
+        context.close()
+
+
+class Dashboard:
+    """The page as a person sees it; collects console errors and the hosts that were asked.
+
+    Within TensorBoard's own page, or the same frame by itself, which opens ten times as fast.
+    """
+
+    def __init__(self, context, address, *, inside=False):
+        self.page = context.new_page()
+        self.address, self.errors, self.hosts = address, [], set()
+        self.page.on("console", self._hear)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", lambda request: self.hosts.add(re.sub(r"^(\w+://[^/]*/?).*", r"\1", request.url)))
+        if inside:
+            self.page.goto(f"{address}#adaptive_weights")
+            self.frame = self.page.frame_locator("iframe[src*='adaptive_weights']")
+        else:
+            self.page.goto(f"{address}data/plugin_entry.html?name=adaptive_weights")
+            self.frame = self.page
+
+    def _hear(self, message):
+        if message.type == "error" and not message.location["url"].endswith("/favicon.ico"):
+            self.errors.append(message.text)
+
+    def ready(self):
+        self.frame.locator("#panel-weight .weight-line").first.wait_for(state="attached", timeout=60_000)
+        return self
+
+    def counts(self):
+        """Events by action, as the markers say: a marker may stand for several."""
+        script = "nodes => nodes.map(n => [n.dataset.kind, Number(n.dataset.count)])"
+        total = {}
+        for action, number in self.frame.locator(".marker").evaluate_all(script):
+            total[action] = total.get(action, 0) + number
+        return total
+
+    def until(self, what, wanted, seconds=40.0):
+        """Wait until `what()` equals `wanted`."""
+        end = time.monotonic() + seconds
+        while (seen := what()) != wanted and time.monotonic() < end:
+            time.sleep(0.1)
+        assert seen == wanted
+
+    def close(self):
+        self.page.close()
+        assert self.errors == []
+        assert self.hosts <= {self.address, "data:", "blob:"} | {
+            h for h in self.hosts if h.startswith(("data:", "blob:"))
+        }
+
+
+def actions_of(maker):
+    total = {}
+    for event in maker.events:
+        kind = "recover" if event.reason.value.startswith("recovered") else event.action.value
+        total[kind] = total.get(kind, 0) + 1
+    if maker.skipped:
+        total["skipped"] = len(maker.skipped)
+    return total
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return eventful_run(tmp_path_factory.mktemp("one") / "speech", steps=1500, note=NOTE)
+
+
+@pytest.fixture(scope="module")
+def server(run):
+    with tensorboard(run.journal.parents[2]) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def growing(tmp_path_factory):
+    """A log dir where nothing is yet, and the address of a TensorBoard on it."""
+    folder = tmp_path_factory.mktemp("growing")
+    with tensorboard(folder, with_tensorflow=False) as address:
+        yield folder, address
+
+
+@pytest.fixture
+def dashboard(chromium, server):
+    opened = Dashboard(chromium, server).ready()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def tab(chromium, server):
+    opened = Dashboard(chromium, server, inside=True).ready()
+    yield opened
+    opened.close()
+
+
+def test_the_tab_is_there(tab, run):
+    assert tab.page.get_by_role("tab", name="Adaptive Weights").is_visible()
+    assert tab.counts() == actions_of(run)
+
+
+def test_every_event_has_its_marker(dashboard, run):
+    assert dashboard.counts() == actions_of(run)
+    shapes = dashboard.frame.locator(".marker").evaluate_all(
+        "nodes => [...new Set(nodes.map(n => `${n.dataset.kind} ${n.querySelector('path').getAttribute('d')}`))]"
+    )
+    assert len(shapes) == len(actions_of(run)), "one shape for each kind"
+    assert len({shape.split(" ", 1)[1] for shape in shapes}) == len(shapes), "and no two alike"
+
+
+def test_hovering_tells_step_weights_reason_evidence_and_advice(dashboard, run):
+    event = next(event for event in run.events if event.action == "decrease")
+    at = run.events.index(event)
+    dashboard.frame.locator(f'.marker[data-index="{at}"]').hover(force=True)
+    text = dashboard.frame.locator(".tooltip").inner_text()
+    assert f"decrease at step {event.step:,}" in text
+    assert "→" in text
+    assert event.reason.value.replace("_", " ") in text
+    assert event.advice in text
+    assert "running average" in text
+
+
+def test_hovering_between_markers_tells_the_figures_of_the_step(dashboard):
+    dashboard.frame.locator("#panel-loss .plot").hover(position={"x": 300, "y": 60})
+    text = dashboard.frame.locator(".tooltip").inner_text()
+    assert re.search(r"steps? [\d,]+", text)
+    assert "loss ratio" in text
+    cursors = dashboard.frame.locator(".cursor[visibility=visible]")
+    assert cursors.count() == 5, "the same step is marked in every panel"
+
+
+def test_a_marker_selects_its_row_and_a_row_its_marker(dashboard, run):
+    frame = dashboard.frame
+    disable = next(i for i, event in enumerate(run.events) if event.action == "disable")
+    frame.locator(f'.marker[data-index="{disable}"]').click(force=True)
+    row = frame.locator('tr[aria-selected="true"]')
+    assert row.get_attribute("data-index") == str(disable)
+    assert NOTE in frame.locator(".details").inner_text()
+    frame.locator('.decisions tr[data-index="0"]').click()
+    assert frame.locator(".marker.selected").get_attribute("data-index") == "0"
+    assert frame.locator(".marker.selected .halo").count() == 1
+
+
+def test_the_table_is_filtered_by_action_and_reason(dashboard, run):
+    frame = dashboard.frame
+    rows = frame.locator(".decisions tbody tr")
+    assert rows.count() == len(run.events)
+    frame.locator("#filter-kind").select_option("decrease")
+    reasons = [event.reason.value for event in run.events if event.action == "decrease"]
+    assert rows.count() == len(reasons)
+    assert frame.locator(".marker.dim").count() == len(run.events) - len(reasons)
+    frame.locator("#filter-reason").select_option(reasons[0])
+    assert rows.count() == reasons.count(reasons[0])
+    other = next(i for i, event in enumerate(run.events) if event.action == "reset")
+    frame.locator(f'.marker[data-index="{other}"]').click(force=True)
+    assert frame.locator('tr[aria-selected="true"]').get_attribute("data-index") == str(other), "the filter gives way"
+
+
+def test_zooming_narrows_markers_reasons_and_table_to_the_window(dashboard, run):
+    frame = dashboard.frame
+    box = frame.locator("#panel-loss .plot").bounding_box()
+    mouse = dashboard.page.mouse
+    mouse.move(box["x"] + 200, box["y"] + 50)
+    mouse.down()
+    mouse.move(box["x"] + 420, box["y"] + 60, steps=4)
+    mouse.up()
+    first, last = (int(n.replace(",", "")) for n in re.findall(r"[\d,]+", frame.locator(".range-text").inner_text()))
+    assert 1 < first < last < run.step
+    inside = [event for event in run.events if first - 1 <= event.step <= last]
+    events = {action: n for action, n in dashboard.counts().items() if action != "skipped"}
+    assert sum(events.values()) == len(inside)
+    expected = f"Steps {first:,} to {last:,}"
+    dashboard.until(
+        lambda: frame.locator("aside .quiet[role=status]").last.inner_text().startswith(expected), wanted=True
+    )
+    frame.locator("#only-view").check()
+    dashboard.until(lambda: abs(frame.locator(".decisions tbody tr").count() - len(inside)) <= 1, wanted=True)
+    frame.locator("#whole").click()
+    dashboard.until(lambda: frame.locator(".range-text").inner_text(), f"steps 1 to {run.step:,}")
+
+
+def test_the_keyboard_is_enough(dashboard, run):
+    frame = dashboard.frame
+    frame.locator(".charts").focus()
+    dashboard.page.keyboard.press("n")
+    assert frame.locator(".marker.selected").get_attribute("data-index") == "0"
+    dashboard.page.keyboard.press("n")
+    assert frame.locator('tr[aria-selected="true"]').get_attribute("data-index") == "1"
+    dashboard.page.keyboard.press("+")
+    assert frame.locator(".range-text").inner_text() != f"steps 1 to {run.step:,}"
+    dashboard.page.keyboard.press("0")
+    assert frame.locator(".range-text").inner_text() == f"steps 1 to {run.step:,}"
+    dashboard.page.keyboard.press("Escape")
+    assert frame.locator(".marker.selected").count() == 0
+
+
+def test_why_is_nothing_changing_counts_the_holds(dashboard, run):
+    items = dashboard.frame.locator(".reasons li")
+    shown = dict(items.evaluate_all("nodes => nodes.map(n => [n.dataset.reason, n.innerText])"))
+    automatic = len([event for event in run.events if not event.by_hand])
+    numbers = [int(re.search(r"([\d,]+) ·", text)[1].replace(",", "")) for text in shown.values()]
+    assert sum(numbers) == run.step - automatic
+    assert "At least 30 steps lie between two changes" in shown["cooling"]
+
+
+def test_bounds_base_thresholds_and_bands_are_there(dashboard):
+    frame = dashboard.frame
+    said = " ".join(frame.locator(".limits text").all_text_contents())
+    for label in ("maximum 5", "base 2.5", "minimum 1", "high 1.1", "low 0.9", "threshold 0.5", "threshold 6"):
+        assert label in said
+    for kind in ("warmup", "trial", "cooling", "disabled"):
+        assert frame.locator(f"#panel-weight .band-{kind}").count() == 1
+
+
+def test_parts_are_named_for_those_who_do_not_see_them(dashboard, run):
+    names = dashboard.frame.locator(".marker").evaluate_all("nodes => nodes.map(n => n.getAttribute('aria-label'))")
+    event = run.events[0]
+    assert any(name.startswith(f"{event.action} at step {event.step}, 2.5 to ") for name in names)
+    unnamed = dashboard.frame.locator("body").evaluate(
+        "body => [...body.querySelectorAll('button, select, input')].filter(n => !(n.innerText || n.ariaLabel ||"
+        " n.labels?.length)).length"
+    )
+    assert unnamed == 0
+
+
+def test_the_theme_is_tensorboards_and_follows_it(tab):
+    root = tab.frame.locator("html")
+    background = "getComputedStyle(document.body).backgroundColor"
+    assert root.get_attribute("data-theme") == "light"
+    light = root.evaluate(f"() => {background}")
+    tab.page.locator("app-header-dark-mode-toggle button").click()
+    tab.page.get_by_role("menuitem").filter(has_text="Dark").click()
+    tab.until(lambda: root.get_attribute("data-theme"), "dark")
+    assert root.evaluate(f"() => {background}") != light
+
+
+def test_by_itself_the_page_follows_the_systems_theme(dashboard):
+    root = dashboard.frame.locator("html")
+    for scheme in ("dark", "light"):
+        dashboard.page.emulate_media(color_scheme=scheme)
+        dashboard.until(lambda: root.get_attribute("data-theme"), scheme)
+
+
+@pytest.mark.parametrize("width", [1024, 2560])
+def test_nothing_overflows_at_any_width(chromium, server, width):
+    opened = Dashboard(chromium, server)
+    opened.page.set_viewport_size({"width": width, "height": 1000})
+    opened.ready()
+    overflow = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    opened.until(lambda: opened.frame.locator("html").evaluate(overflow), 0)
+    widths = opened.frame.locator(".plot").evaluate_all("nodes => nodes.map(n => n.getBoundingClientRect().width)")
+    assert min(widths) > 0.5 * width
+    opened.close()
+
+
+def test_an_empty_log_directory_says_what_to_do_and_runs_lie_over_each_other(chromium, growing):
+    folder, address = growing
+    opened = Dashboard(chromium, address)
+    opened.frame.get_by_text("No journal below this log directory yet").wait_for(timeout=60_000)
+    makers = [RunMaker(folder / name, run=name, seed=seed).observe(400).close() for seed, name in enumerate("abc", 3)]
+    lines = opened.frame.locator("#panel-weight .weight-line")
+    opened.until(lines.count, 3)
+    total = {}
+    for maker in makers:
+        for action, number in actions_of(maker).items():
+            total[action] = total.get(action, 0) + number
+    opened.until(opened.counts, total)
+    opened.frame.get_by_label("b", exact=True).uncheck()
+    opened.until(lines.count, 2)
+    assert opened.frame.locator('.marker[data-run="b"]').count() == 0
+    opened.close()
+
+
+def test_a_growing_run_is_followed_paused_and_resumed_and_markup_is_text(chromium, growing):
+    folder, address = growing
+    maker = RunMaker(folder / "live").observe(300).flush()
+    time.sleep(5.0)  # the list of runs may be five seconds old
+    opened = Dashboard(chromium, address).ready()
+    frame = opened.frame
+    for name in "abc":  # of the test before, if it ran
+        if frame.get_by_label(name, exact=True).count():
+            frame.get_by_label(name, exact=True).uncheck()
+    state = frame.locator(".runs li", has_text="live").locator(".state")
+    assert "live" in frame.locator(".live").inner_text()
+    assert "training" in state.inner_text()
+    maker.observe(200).by_hand("disable", MARKUP)
+    opened.until(opened.counts, actions_of(maker))
+    opened.until(frame.locator(".range-text").inner_text, "steps 1 to 500")
+    row = frame.locator("tr", has_text="manual").first
+    assert row.locator(".note-cell").inner_text() == MARKUP
+    row.click()
+    assert MARKUP in frame.locator(".details").inner_text()
+    assert frame.locator("img, b").count() == 0
+    assert opened.page.title() == "Adaptive Weights"
+    frame.locator("#pause").click()
+    assert frame.locator(".live").get_attribute("data-state") == "paused"
+    maker.by_hand("enable", "better").flush()
+    time.sleep(2.5)
+    assert "enable" not in opened.counts()
+    frame.locator("#pause").click()
+    opened.until(opened.counts, actions_of(maker))
+    maker.close()
+    opened.until(lambda: "ended" in state.inner_text(), wanted=True)
+    opened.close()
