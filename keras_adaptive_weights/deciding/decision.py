@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
+from keras_adaptive_weights.deciding.printable import printable
+
 
 class Action(StrEnum):
     """What a decision does to the weight."""
@@ -241,8 +243,8 @@ class Decision(NamedTuple):
         return _ADVICE[self.reason].format_map(known)
 
     def __str__(self) -> str:
-        """Return one line: step, action, weights, reason, note."""
-        note = f" ({self.note})" if self.note else ""
+        """Return one line, whatever the note holds: step, action, weights, reason, note."""
+        note = f" ({printable(self.note)})" if self.note else ""
         held = "" if self.held_weight is None else f" in shadow ({self.held_weight:.4g} stays in force)"
         return (
             f"step {self.step}: {self.action} {self.old_weight:.4g} -> {self.new_weight:.4g}{held}, "

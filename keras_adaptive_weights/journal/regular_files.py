@@ -1,0 +1,61 @@
+"""Opening what others put into a run's folder: a pipe, a device or an endless file holds nobody up.
+
+Everything that reads a file of a run (journal, control and answer file) opens it here, and has its JSON parsed here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from typing import Any, BinaryIO
+
+_AT_ONCE = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC"))
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file for reading, if it is a regular one, or a link to one; never waits for a writer.
+
+    Raises:
+        OSError: There is none, it may not be read, or it is a pipe, device, socket or folder.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | _AT_ONCE))  # noqa: SIM115 - the caller closes it
+    mode = os.fstat(file.fileno()).st_mode
+    if stat.S_ISREG(mode):
+        return file
+    file.close()
+    raise OSError(f"{os.fspath(path)!r} is no regular file but {_kind(mode)}.")
+
+
+def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
+    """Return what a small regular file holds.
+
+    Args:
+        path: The file.
+        most: Bytes that it may hold.
+
+    Raises:
+        OSError: As `open_regular`.
+        ValueError: It is larger.
+    """
+    with open_regular(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"it is larger than {most} bytes.")
+    return data
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Return the value that JSON holds.
+
+    Raises:
+        ValueError: It is no JSON, nests too deeply, is no UTF-8, or holds a number of thousands of digits.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it nests too deeply") from None
+
+
+def _kind(mode: int) -> str:
+    return "a pipe" if stat.S_ISFIFO(mode) else "a device"
