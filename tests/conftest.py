@@ -4,6 +4,7 @@ import os
 
 import pytest
 from hypothesis import HealthCheck, settings
+from mutations import FEW, MANY
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -15,6 +16,16 @@ settings.register_profile("local", **_common)
 settings.register_profile("deep", **{**_common, "max_examples": 5000})  # --hypothesis-profile=deep: for a night
 settings.register_profile("ci", derandomize=True, database=None, **_common)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--many", action="store_true", help=f"{MANY} mutations of each file instead of {FEW}")
+
+
+@pytest.fixture(scope="session")
+def seeds(request):
+    """A seed for each damage to a file that a test is to try."""
+    return range(MANY if request.config.getoption("--many") else FEW)
 
 
 @pytest.fixture
