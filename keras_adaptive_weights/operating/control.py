@@ -6,6 +6,9 @@ and when it expires, so that no process acts on what was asked of another one, o
 
     {"format": 1, "run": "...", "requests": [{"id": "...", "action": "disable", "note": "...", "expires": 1.7e9}]}
     {"format": 1, "run": "...", "taken": ["..."]}
+
+Anybody may have put anything in their place. What is no small regular file of this format is left alone, with a
+warning, and so is a request that is not understood; those beside it are carried out.
 """
 
 from __future__ import annotations
@@ -18,9 +21,12 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from keras_adaptive_weights.deciding.printable import bounded, printable
+from keras_adaptive_weights.journal.regular_files import parse_json, read_regular
 
 FORMAT = 1
 CONTROL = "control.json"
@@ -28,6 +34,10 @@ ACKNOWLEDGEMENT = "control-ack.json"
 ACTIONS = ("disable", "enable", "rollback")
 _LARGEST = 1 << 16
 _REMEMBERED = 64
+_MOST_REQUESTS = 32
+_LONGEST_ID = 64
+_LATEST = 1e11  # seconds since the epoch: the year 5138
+_MOST_WARNINGS = 5
 _logger = logging.getLogger("keras_adaptive_weights")
 
 
@@ -38,7 +48,7 @@ class Request:
     Attributes:
         id: Unique id.
         action: "disable", "enable" or "rollback": the method of `AdaptiveWeight` to call.
-        note: Who asked, and the reason given; goes into the decision's note.
+        note: Who asked, and the reason given; goes into the decision's note, at most 1,000 characters of it.
         expires: Seconds since the epoch after which it must not be carried out any more.
     """
 
@@ -71,15 +81,19 @@ class ControlFile:
         self._clock = clock
         self._interval = interval
         self._looked = -float("inf")
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: tuple[int, ...] | None = None
         self._warned: set[str] = set()
-        self._taken: deque[str] = deque(_taken(self._path, run), maxlen=_REMEMBERED)
+        self._taken: deque[str] = deque(maxlen=_REMEMBERED)
+        try:
+            self._taken.extend(_read_taken(self._path, run))
+        except (OSError, ValueError) as error:
+            self._warn(f"The file {self._path.with_name(ACKNOWLEDGEMENT)} is ignored", error)
 
     def poll(self) -> list[Request]:
         """Return the requests that came since the last call, oldest first, and acknowledge them.
 
-        Costs a look at the clock, and once per interval one `stat`. Never raises: a file that is malformed, not ours or
-        meant for another run is ignored with one warning.
+        Costs a look at the clock, and once per interval one `stat`. Never raises: what is malformed, not ours or meant
+        for another run is ignored. Each such fault is a warning once, and five of them at most.
         """
         now = self._clock()
         if 0.0 <= now - self._looked < self._interval:
@@ -87,35 +101,44 @@ class ControlFile:
         self._looked = now
         try:
             status = self._path.stat()
-        except OSError:
+            signature = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
+            if signature == self._seen:
+                return []
+            self._seen = signature
+            found = _read_requests(self._path, self._run)
+        except FileNotFoundError:
             self._seen = None
             return []
-        signature = (status.st_mtime_ns, status.st_size, status.st_ino)
-        if signature == self._seen:
-            return []
-        self._seen = signature
-        try:
-            requests = _read_requests(self._path, self._run)
         except (OSError, ValueError) as error:
-            self._warn(str(error))
+            if isinstance(error, OSError):
+                self._seen = None  # it may be readable a second later, and look the same
+            self._warn(f"The file {self._path} is ignored", error)
             return []
-        new = [request for request in requests if request.id not in self._taken and request.expires >= now]
+        for problem in found.problems:
+            self._warn(f"A request in {self._path} is ignored", problem)
+        new = {
+            request.id: request
+            for request in found.requests
+            if request.id not in self._taken and request.expires >= now
+        }
         if new:
-            self._taken.extend(request.id for request in new)
+            self._taken.extend(new)
             self._acknowledge()
-        return new
+        return list(new.values())
 
     def _acknowledge(self) -> None:
         values = {"format": FORMAT, "run": self._run, "taken": list(self._taken)}
+        path = self._path.with_name(ACKNOWLEDGEMENT)
         try:
-            _replace(self._path.with_name(ACKNOWLEDGEMENT), values)
+            _replace(path, values)
         except OSError as error:
-            self._warn(f"cannot acknowledge a request: {error}")
+            self._warn(f"Taking a request cannot be acknowledged in {path}", error)
 
-    def _warn(self, message: str) -> None:
-        if message not in self._warned:
+    def _warn(self, what: str, problem: object) -> None:
+        message = f"{printable(what)}: {printable(problem)}"
+        if message not in self._warned and len(self._warned) < _MOST_WARNINGS:
             self._warned.add(message)
-            _logger.warning("The control file %s is ignored: %s", self._path, message)
+            _logger.warning("%s", message)
 
 
 class Switch:
@@ -159,14 +182,14 @@ class Switch:
         if action not in ACTIONS:
             raise ValueError(f"Switch.ask: argument `action` must be one of {ACTIONS}. Received: action={action!r}.")
         end = self._clock() + timeout
-        request = Request(uuid.uuid4().hex, action, note, end)
+        request = Request(uuid.uuid4().hex, action, bounded(note), end)
         while True:
             self._put(request)
-            if request.id in _taken(self._path, self._run):
+            if request.id in self._taken():
                 return True
             if self._clock() >= end:
                 self._write([other for other in self._pending() if other.id != request.id])
-                return request.id in _taken(self._path, self._run)
+                return request.id in self._taken()
             self._sleep(0.2)
 
     def _put(self, request: Request) -> None:
@@ -178,37 +201,48 @@ class Switch:
     def _pending(self) -> list[Request]:
         """Return the requests in the file that nobody took yet and that have not expired."""
         try:
-            requests = _read_requests(self._path, self._run)
+            requests = _read_requests(self._path, self._run).requests
         except (OSError, ValueError):
             return []
-        taken = _taken(self._path, self._run)
+        taken = self._taken()
         return [request for request in requests if request.id not in taken and request.expires >= self._clock()]
+
+    def _taken(self) -> list[str]:
+        """Return what the process says it took; nothing where its answer cannot be read."""
+        try:
+            return _read_taken(self._path, self._run)
+        except (OSError, ValueError):
+            return []
 
     def _write(self, requests: Sequence[Request]) -> None:
         values = {"format": FORMAT, "run": self._run, "requests": [asdict(request) for request in requests]}
         _replace(self._path, values)
 
 
-def _read_requests(path: Path, run: str) -> list[Request]:
+class _Found(NamedTuple):
+    """What a control file asks for, and what is wrong with the requests that are not among it."""
+
+    requests: list[Request]
+    problems: list[str]
+
+
+def _read_requests(path: Path, run: str) -> _Found:
     """Read a control file.
 
     Raises:
         OSError: It cannot be read.
         ValueError: It is malformed, too large, of another format or for another run.
     """
-    with path.open("rb") as file:
-        data = file.read(_LARGEST + 1)
-    if len(data) > _LARGEST:
-        raise ValueError(f"it is larger than {_LARGEST} bytes.")
-    try:
-        values = json.loads(data)
-    except ValueError as error:
-        raise ValueError(f"it is no JSON ({error}).") from error
-    if not isinstance(values, dict) or values.get("format") != FORMAT or not isinstance(values.get("requests"), list):
-        raise ValueError(f"it is no control file of format {FORMAT}.")
-    if values.get("run") != run:
-        raise ValueError(f"it is for run {values.get('run')!r}, this is run {run!r}.")
-    return [_read_request(request) for request in values["requests"]]
+    values = _read(path, run, "requests")
+    found = _Found([], [])
+    for value in values[:_MOST_REQUESTS]:
+        try:
+            found.requests.append(_read_request(value))
+        except ValueError as error:
+            found.problems.append(str(error))
+    if len(values) > _MOST_REQUESTS:
+        found.problems.append(f"there are more than {_MOST_REQUESTS}, and only the first of them count.")
+    return found
 
 
 def _read_request(values: Any) -> Request:
@@ -220,22 +254,55 @@ def _read_request(values: Any) -> Request:
     try:
         request = Request(**values)
     except TypeError as error:
-        raise ValueError(f"it holds a malformed request ({error}).") from error
-    texts = (request.id, request.action, request.note)
-    if not all(isinstance(text, str) for text in texts) or not isinstance(request.expires, (int, float)):
-        raise ValueError(f"it holds a malformed request {values!r}.")
+        raise ValueError(f"it is malformed ({error}).") from error
+    texts, expires = (request.id, request.action, request.note), request.expires
+    if not all(isinstance(text, str) for text in texts) or len(request.id) > _LONGEST_ID:
+        raise ValueError(f"it is malformed: {values!r}.")
+    if isinstance(expires, bool) or not isinstance(expires, (int, float)) or not 0.0 <= expires <= _LATEST:
+        raise ValueError(f"it expires at no time of a clock: {expires!r}.")
     if request.action not in ACTIONS:
         raise ValueError(f"it asks for {request.action!r}, which is none of {ACTIONS}.")
-    return request
+    return replace(request, note=bounded(request.note))
 
 
-def _taken(control: Path, run: str) -> list[str]:
-    """Return the ids of the requests that the process says it took."""
+def _read_taken(control: Path, run: str) -> list[str]:
+    """Return the ids of the requests that the process says it took, the latest of them; none of another run.
+
+    Raises:
+        OSError: The answer cannot be read.
+        ValueError: It is malformed or too large.
+    """
     try:
-        values = json.loads(control.with_name(ACKNOWLEDGEMENT).read_bytes())
-        return [str(taken) for taken in values["taken"]] if values["run"] == run else []
-    except (OSError, ValueError, KeyError, TypeError):
+        taken = _read(control.with_name(ACKNOWLEDGEMENT), run, "taken")
+    except (FileNotFoundError, _AnotherRunError):
         return []
+    return [text for text in taken[-_REMEMBERED:] if isinstance(text, str) and len(text) <= _LONGEST_ID]
+
+
+class _AnotherRunError(ValueError):
+    """The file is for another run."""
+
+
+def _read(path: Path, run: str, name: str) -> list[Any]:
+    """Return the list `name` that a file of ours holds.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is malformed, too large, of another format or for another run.
+    """
+    data = read_regular(path, _LARGEST)
+    try:
+        values = parse_json(data)
+    except ValueError as error:
+        raise ValueError(f"it is no JSON ({error}).") from error
+    found, of = (values.get(name), values.get("format")) if isinstance(values, dict) else (None, None)
+    if of not in (None, FORMAT):
+        raise ValueError(f"it has format {of!r}, this package reads and writes format {FORMAT}.")
+    if of is None or not isinstance(found, list):
+        raise ValueError(f"it is no file of ours with {name!r}.")
+    if values.get("run") != run:
+        raise _AnotherRunError(f"it is for run {values.get('run')!r}, this is run {run!r}.")
+    return found
 
 
 def _replace(path: Path, values: dict[str, Any]) -> None:

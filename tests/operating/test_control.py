@@ -1,11 +1,11 @@
 """The operator's switch: what is asked is taken once, by the right run, in time; and nothing else is."""
 
 import json
-import logging
 import os
 import threading
 
 import pytest
+from mutations import mutated
 
 from keras_adaptive_weights.operating.control import ACKNOWLEDGEMENT, CONTROL, ControlFile, Request, Switch
 
@@ -75,36 +75,155 @@ def test_what_was_asked_long_ago_is_not_done(tmp_path, clock):
     assert control_file(tmp_path, clock).poll() == []
 
 
-REQUEST = {"id": "a", "action": "disable", "note": "n", "expires": 2e9}
+REQUEST = {"id": "a", "action": "disable", "note": "n", "expires": 1500.0}
+OURS = {"format": 1, "run": "r1", "requests": [REQUEST]}
+
+
+def text(content):
+    return lambda path: path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+
+
+def endless(path):
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+NOT_OURS = [
+    (text(b"{"), "no JSON"),
+    (text(b"\x00\xff"), "no JSON"),
+    (text(b"[" * 60_000), "too deeply"),
+    (text(b"9" * 5_000), "no JSON"),
+    (text([]), "no file of ours"),
+    (text({**OURS, "format": 2}), "format 2"),
+    (text({**OURS, "requests": "all", "taken": {}}), "no file of ours"),
+    (text({"format": 1, "run": "r1"}), "no file of ours"),
+    (text({**OURS, "more": "x" * 70_000}), "larger"),
+    (endless, "larger"),
+    (os.mkfifo, "a pipe"),
+    (lambda path: path.symlink_to("/dev/zero"), "a device"),
+    (lambda path: path.symlink_to(path), "symbolic links"),
+    (lambda path: path.mkdir(), "directory"),
+]
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(("make", "said"), [*NOT_OURS, (text({**OURS, "run": "other\x1b[2J"}), r"run 'other\x1b[2J'")])
+def test_a_file_that_is_not_ours_is_ignored_with_one_warning(tmp_path, clock, caplog, make, said):
+    make(tmp_path / CONTROL)
+    control = control_file(tmp_path, clock)
+    for _ in range(3):
+        assert control.poll() == []
+        clock.sleep(1.0)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert said in caplog.text
+    assert "\x1b" not in caplog.text
+    assert not (tmp_path / ACKNOWLEDGEMENT).exists()
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(("make", "said"), NOT_OURS)
+def test_an_answer_that_is_not_ours_is_ignored_with_one_warning(tmp_path, clock, caplog, make, said):
+    make(tmp_path / ACKNOWLEDGEMENT)
+    put(tmp_path)
+    control = control_file(tmp_path, clock)
+    assert [request.id for request in control.poll()] == ["a"], "an emergency is not to wait for a broken receipt"
+    warnings = [record.getMessage() for record in caplog.records]
+    assert said in warnings[0]
+    if (tmp_path / ACKNOWLEDGEMENT).is_dir():
+        assert "cannot be acknowledged" in warnings.pop()
+    else:
+        assert json.loads((tmp_path / ACKNOWLEDGEMENT).read_text())["taken"] == ["a"], "and is replaced"
+    assert len(warnings) == 1
+    assert Switch(tmp_path, "r1", clock=clock, sleep=clock.sleep).ask("enable", "n", timeout=0.0) is False
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("request_", "said"),
     [
-        ("{", "no JSON"),
-        ("[]", "no control file"),
-        ('{"format": 2, "run": "r1", "requests": []}', "no control file"),
-        ('{"format": 1, "run": "r1"}', "no control file"),
-        ('{"format": 1, "run": "other", "requests": []}', "for run 'other'"),
-        (json.dumps({"format": 1, "run": "r1", "requests": ["x"]}), "malformed"),
-        (json.dumps({"format": 1, "run": "r1", "requests": [{**REQUEST, "action": "__init__"}]}), "'__init__'"),
-        (json.dumps({"format": 1, "run": "r1", "requests": [{**REQUEST, "expires": "soon"}]}), "malformed"),
-        (json.dumps({"format": 1, "run": "r1", "requests": [{**REQUEST, "more": 1}]}), "malformed"),
-        (json.dumps({"format": 1, "run": "r1", "requests": [{**REQUEST, "note": "x" * 70_000}]}), "larger"),
-        ("\x00\xff", "no JSON"),
+        ("x", "malformed"),
+        (None, "malformed"),
+        ({**REQUEST, "more": 1}, "malformed"),
+        ({"id": "b"}, "malformed"),
+        ({**REQUEST, "id": "b" * 65}, "malformed"),
+        ({**REQUEST, "id": ["b"]}, "malformed"),
+        ({**REQUEST, "note": None}, "malformed"),
+        ({**REQUEST, "action": "__init__"}, "'__init__'"),
+        ({**REQUEST, "action": ["disable"]}, "malformed"),
+        ({**REQUEST, "expires": "soon"}, "no time of a clock"),
+        ({**REQUEST, "expires": True}, "no time"),
+        ({**REQUEST, "expires": float("inf")}, "no time"),
+        ({**REQUEST, "expires": float("nan")}, "no time"),
+        ({**REQUEST, "expires": 10**400}, "no time"),
     ],
 )
-def test_a_file_that_is_not_ours_is_ignored_with_one_warning(tmp_path, clock, caplog, content, said):
-    control = control_file(tmp_path, clock)
-    with caplog.at_level(logging.WARNING):
-        for i in range(3):
-            (tmp_path / CONTROL).write_text(content, encoding="latin-1")
-            os.utime(tmp_path / CONTROL, (i, i))
-            clock.sleep(1.0)
-            assert control.poll() == []
+def test_a_request_that_is_not_understood_holds_up_no_other(tmp_path, clock, caplog, request_, said):
+    """An operator with another version must not be in the way of an emergency."""
+    good = {**REQUEST, "id": "good"}
+    text({**OURS, "requests": [request_, good]})(tmp_path / CONTROL)
+    assert [request.id for request in control_file(tmp_path, clock).poll()] == ["good"]
     assert len(caplog.records) == 1
     assert said in caplog.text
-    assert not (tmp_path / ACKNOWLEDGEMENT).exists()
+    assert len(caplog.text) < 1000
+
+
+def test_one_request_twice_in_a_file_is_one(tmp_path, clock):
+    text({**OURS, "requests": [REQUEST, REQUEST]})(tmp_path / CONTROL)
+    assert len(control_file(tmp_path, clock).poll()) == 1
+
+
+def test_a_long_note_is_cut_and_not_in_the_way(tmp_path, clock):
+    put(tmp_path, note="x" * 50_000)
+    [request] = control_file(tmp_path, clock).poll()
+    assert request.note == "x" * 999 + "…"
+
+
+def test_more_requests_than_can_be_meant_are_not_all_carried_out(tmp_path, clock, caplog):
+    text({**OURS, "requests": [{**REQUEST, "id": str(i)} for i in range(200)]})(tmp_path / CONTROL)
+    control = control_file(tmp_path, clock)
+    assert [request.id for request in control.poll()] == [str(i) for i in range(32)]
+    assert "more than 32" in caplog.text
+    assert control_file(tmp_path, clock).poll() == [], "and what was taken is known to the next process"
+
+
+def test_a_file_that_is_always_wrong_in_another_way_does_not_fill_the_log(tmp_path, clock, caplog):
+    control = control_file(tmp_path, clock)
+    for i in range(50):
+        (tmp_path / CONTROL).write_text(json.dumps({**OURS, "run": f"r{i + 2}"}))
+        assert control.poll() == []
+        clock.sleep(1.0)
+    assert len(caplog.records) == 5
+
+
+def test_a_file_that_may_not_be_read_is_read_once_it_may(tmp_path, clock, caplog, monkeypatch):
+    module = "keras_adaptive_weights.operating.control.read_regular"
+    put(tmp_path)
+    control = control_file(tmp_path, clock)
+
+    def refuse(path, most):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as refused:
+        refused.setattr(module, refuse)
+        for _ in range(3):
+            assert control.poll() == []
+            clock.sleep(1.0)
+    assert caplog.text.count("Permission denied") == 1
+    assert len(control.poll()) == 1
+
+
+def test_damaged_control_files_neither_stop_nor_hold_up_a_training(tmp_path, seeds):
+    request = {"id": "b" * 32, "action": "rollback", "note": "asked for by ann@host: clipping", "expires": 1600.5}
+    whole = {
+        CONTROL: json.dumps({**OURS, "requests": [REQUEST, request]}, indent=1).encode(),
+        ACKNOWLEDGEMENT: json.dumps({"format": 1, "run": "r1", "taken": ["c" * 32, "d" * 32]}, indent=1).encode(),
+    }
+    for seed in seeds:
+        for name, data in whole.items():
+            (tmp_path / name).write_bytes(mutated(data, seed))
+        taken = control_file(tmp_path, Clock()).poll()
+        assert {r.action for r in taken} <= {"disable", "enable", "rollback"}, seed
+        assert all(len(r.note) <= 1000 and len(r.id) <= 64 and r.expires >= 1000.0 for r in taken), seed
+        assert Switch(tmp_path, "r1", clock=Clock(), sleep=None).ask("disable", "n", timeout=0.0) is False
 
 
 def test_the_command_asks_and_hears_that_it_was_taken(tmp_path):
@@ -166,4 +285,4 @@ def test_an_acknowledgement_that_cannot_be_written_is_a_warning(tmp_path, clock,
     put(tmp_path)
     (tmp_path / ACKNOWLEDGEMENT).mkdir()
     assert len(control_file(tmp_path, clock).poll()) == 1, "the disable is more urgent than the receipt"
-    assert "cannot acknowledge" in caplog.text
+    assert "cannot be acknowledged" in caplog.text
