@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from keras_adaptive_weights import former_names
 from keras_adaptive_weights.version import __version__
 
 if TYPE_CHECKING:
@@ -90,3 +91,6 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """List the public names."""
     return sorted(__all__)
+
+
+former_names.install()

@@ -42,6 +42,7 @@ PUBLIC = {
     "replay",
 }
 NEEDS_TENSORFLOW = {
+    "keras_adaptive_weights.losses",
     "keras_adaptive_weights.losses.adaptive_weight",
     "keras_adaptive_weights.training.callback",
     "keras_adaptive_weights.training.checkpoints",

@@ -4,3 +4,7 @@ Here a term's value is computed and multiplied by its weight; `AdaptiveWeight` j
 `tf.Variable` that the graph reads. Nothing here knows a model, a callback or a file.
 Open `composite` first; `xtts` is the same with the terms of a speech model.
 """
+
+from keras_adaptive_weights.losses.composite import CompositeLoss, LossTerm
+
+__all__ = ["CompositeLoss", "LossTerm"]  # where pickles and models from before the wings look for them
