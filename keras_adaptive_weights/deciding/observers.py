@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from typing import Protocol
 
 from keras_adaptive_weights.deciding.decision import Decision, Observation
+from keras_adaptive_weights.deciding.printable import encodable
 
 _logger = logging.getLogger("keras_adaptive_weights")
 
@@ -35,4 +37,4 @@ class DecisionPrinter:
         """Print the decision unless it is a HOLD."""
         del observations
         if decision.is_event:
-            print(f"\n{decision}", flush=True)  # noqa: T201 - asked for by `verbose=1`
+            print(encodable(f"\n{decision}", sys.stdout), flush=True)  # noqa: T201 - asked for by `verbose=1`

@@ -7,6 +7,7 @@ thing before it is shown. What is recorded stays as it was given.
 from __future__ import annotations
 
 import unicodedata
+from typing import TextIO
 
 LONGEST_NOTE = 1000
 LONGEST_SHOWN = 400
@@ -30,6 +31,12 @@ def printable(text: object, most: int = LONGEST_SHOWN) -> str:
     """
     shown = bounded(str(text), most)
     return shown if shown.isprintable() else "".join(map(_shown, shown))
+
+
+def encodable(text: str, stream: TextIO) -> str:
+    r"""Return text that a stream can write: what its encoding has no character for becomes ``\u2192`` and the like."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _shown(character: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from keras_adaptive_weights.deciding.printable import bounded, printable
 from keras_adaptive_weights.journal.reader import read_journal
 from keras_adaptive_weights.operating.control import ACTIONS, Switch
 from keras_adaptive_weights.operating.text import Style, change_of, print_json, say, status_lines, what_if_lines
@@ -23,6 +24,7 @@ from keras_adaptive_weights.version import __version__
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 _EVENT_SECONDS = 5.0
+_LONGEST_ERROR = 2000
 _DESCRIPTION = "Look at adaptive loss weights, and switch them, from outside the training process."
 _EPILOG = "Exit codes: 0 done, 1 failed or not taken by the process, 2 wrong usage."
 
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except (OSError, ValueError, ModuleNotFoundError) as error:
-        say(f"keras-adaptive-weights: {error}", sys.stderr)
+        say(f"keras-adaptive-weights: {printable(error, _LONGEST_ERROR)}", sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -128,7 +130,7 @@ def _replay(options: argparse.Namespace) -> int:
     try:
         config = parse_settings(options.set, recorded)
     except ValueError as error:
-        say(f"keras-adaptive-weights replay: {error}", sys.stderr)
+        say(f"keras-adaptive-weights replay: {printable(error, _LONGEST_ERROR)}", sys.stderr)
         return USAGE
     result = what_if(journal, config if options.set else None)
     if options.png:
@@ -154,8 +156,7 @@ def _replay(options: argparse.Namespace) -> int:
 def _switch(options: argparse.Namespace) -> int:
     index = open_index(options.path)
     known = len(index.events)
-    by = options.by or f"{getpass.getuser()}@{socket.gethostname()}"
-    note = f"asked for by {by}: {options.reason}"
+    note = bounded(f"asked for by {options.by or _user_and_host()}: {options.reason}")
     switch = Switch(Path(index.path).parent, index.headers[-1]["run"])
     taken = switch.ask(options.action, note, timeout=options.timeout)
     event = _wait_for_event(index, known, note) if taken else None
@@ -171,9 +172,18 @@ def _switch(options: argparse.Namespace) -> int:
     elif event is None:
         say("Taken by the process; the journal does not show the decision yet.")
     else:
-        outcome, advice = ("refused", f" ({event.get('advice', '')})") if refused else ("done", "")
+        outcome, advice = ("refused", f" ({printable(event.get('advice', ''))})") if refused else ("done", "")
         say(f"{outcome}: step {event['step']:,}, weight {change_of(event)}{advice}")
     return FAILED if refused or not taken else OK
+
+
+def _user_and_host() -> str:
+    """Return who is asking; a uid that has no name, as in many a container, by its number."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        user = f"uid {os.getuid()}" if hasattr(os, "getuid") else "somebody"
+    return f"{user}@{socket.gethostname()}"
 
 
 def _wait_for_event(index: Any, known: int, note: str) -> dict[str, Any] | None:

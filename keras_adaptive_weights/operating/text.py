@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Decision
+from keras_adaptive_weights.deciding.printable import encodable, printable
 from keras_adaptive_weights.journal.lines import encode
 from keras_adaptive_weights.recording.what_if import CAVEAT, SHADOW, WhatIf
 from keras_adaptive_weights.showing.explain import headline
@@ -38,8 +39,9 @@ class Style:
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print lines, to the standard output if no other stream is given."""
-    (stream or sys.stdout).write(f"{text}\n")
+    """Print lines, to the standard output if no other stream is given, whatever its encoding."""
+    stream = stream or sys.stdout
+    stream.write(encodable(f"{text}\n", stream))
 
 
 def print_json(values: dict[str, Any]) -> None:
@@ -57,7 +59,7 @@ def status_lines(report: Report, style: Style) -> list[str]:
     }
     enabled = f"{style.good}enabled" if report.enabled else f"{style.bad}disabled"
     lines = [
-        f"run         {report.run} ({report.term})",
+        f"run         {printable(report.run)} ({printable(report.term)})",
         f"process     {color}{said[report.process]}{style.plain}",
         f"step        {report.last:,}",
         f"weight      {report.weight:.4g} (base {report.base:.4g})",
@@ -68,10 +70,9 @@ def status_lines(report: Report, style: Style) -> list[str]:
     if not report.latest:
         return [*lines, "last        no decision other than hold yet"]
     event = report.latest[0]
-    note = f" ({event['note']})" if event.get("note") else ""
-    change = change_of(event)
-    lines.append(f"last        step {event['step']:,}: {event['action']} {change}, {headline(event['reason'])}{note}")
-    return [*lines, f"            {event.get('advice', '')}"]
+    note = f" ({printable(event['note'])})" if event.get("note") else ""
+    what = f"{printable(event['action'], 60)} {change_of(event)}, {headline(event['reason'])}{note}"
+    return [*lines, f"last        step {event['step']:,}: {what}", f"            {printable(event.get('advice', ''))}"]
 
 
 def change_of(event: Mapping[str, Any]) -> str:

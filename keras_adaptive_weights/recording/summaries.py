@@ -26,6 +26,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Action, Decision, Observation, Reason
+from keras_adaptive_weights.deciding.printable import LONGEST_NOTE, printable
 from keras_adaptive_weights.journal.backlog import Backlog, Note
 from keras_adaptive_weights.journal.continuation import let_go, take_over
 from keras_adaptive_weights.recording.event_files import Kept, take_back, wait_for_a_later_name
@@ -231,7 +232,7 @@ def _markdown(decision: Decision) -> str:
         headline += f" (shadow run: {decision.held_weight:.6g} stays in force)"
     lines = [f"{headline} at step {decision.step}, reason **{decision.reason.value}**: {decision.advice}"]
     if decision.note:
-        lines += ["", f"Note: {decision.note}"]
+        lines += ["", "Note:", "", f"    {printable(decision.note, LONGEST_NOTE)}"]  # indented: a literal, no markup
     known = {name: value for name, value in decision.evidence.items() if not math.isnan(value)}
     if known:
         lines += ["", "| evidence | value |", "|---|---|"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_adaptive_weights.deciding.decision import Reason
+from keras_adaptive_weights.deciding.printable import printable
 
 RECOVERIES = (Reason.RECOVERED_FROM_SKIPS.value, Reason.RECOVERED_FROM_HIGH_LOSS.value)
 
@@ -79,5 +80,5 @@ def meaning(reason: str, config: Mapping[str, Any]) -> str:
 
 
 def headline(reason: str) -> str:
-    """Return a reason as words: "within band" for `within_band`."""
-    return reason.replace("_", " ")
+    """Return a reason as words: "within band" for `within_band`; one of a newer version is made printable."""
+    return printable(reason.replace("_", " "), 60)

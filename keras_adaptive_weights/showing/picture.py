@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import math
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
+from keras_adaptive_weights.deciding.printable import printable
 from keras_adaptive_weights.journal.index import JournalIndex
 from keras_adaptive_weights.journal.view import View, view
 from keras_adaptive_weights.showing.explain import RECOVERIES
@@ -58,7 +60,7 @@ def draw_run(index: JournalIndex) -> bytes:
     axes[3].set_yscale("function", functions=(_root, _square))
     axes[4].set(xlabel="step", xlim=(seen.first - 1, max(seen.last, 1)))
     shadow = " (shadow run)" if index.shadow else ""
-    axes[0].set_title(f"Adaptive weight of {header['term']}{shadow}", loc="left", parse_math=False)
+    axes[0].set_title(f"Adaptive weight of {printable(header['term'], 80)}{shadow}", loc="left", parse_math=False)
     return _png(figure)
 
 
@@ -99,7 +101,9 @@ def _figure(width: float, height: float) -> Figure:
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font does not have
+        figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
 
 
@@ -123,7 +127,7 @@ def _draw_weight(axis: Axes, seen: View, index: JournalIndex, header: dict[str, 
         chosen = [event for event in index.events if _kind(event) == action]
         marker, color = _MARKERS.get(action, _OTHER)
         weights = [float(event["new_weight"]) for event in chosen]
-        label = f"{action} ({len(chosen)})"
+        label = f"{printable(action, 40)} ({len(chosen)})"
         at = [event["step"] for event in chosen]
         axis.scatter(
             at, weights, marker=marker, c=color, s=44, label=label, zorder=3, edgecolors="white", linewidths=0.6

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from keras_adaptive_weights.deciding.decision import Action
+from keras_adaptive_weights.deciding.printable import printable
 from keras_adaptive_weights.journal.index import JournalIndex
 from keras_adaptive_weights.journal.view import View, view
 from keras_adaptive_weights.recording.run_folder import find_journal, liveliness
 from keras_adaptive_weights.showing.explain import headline, meaning
 
 _LATEST = 10
+_LONGEST_LINE = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,22 +157,28 @@ def open_index(path: str | os.PathLike[str]) -> JournalIndex:
 
 
 def to_text(report: Report, *, bold: str = "", plain: str = "") -> str:
-    """Return the report as lines of text.
+    """Return the report as lines of text; nothing from the journal can add a line or a terminal code to them.
 
     Args:
         report: The report.
         bold: Terminal code put before headings.
         plain: Terminal code put after them.
     """
-    parts = [f"{bold}{_title(report)}{plain}", *(f"  {name:<14} {value}" for name, value in _facts(report))]
-    parts += ["", f"{bold}{_moves_heading(report)}{plain}"]
-    parts += _text_table(("action", "reason", "times", "first", "last"), _move_rows(report)) or ["  It did not."]
-    parts += ["", f"{bold}Why it did not{plain}"]
+    facts = [f"  {name:<14} {value}" for name, value in _facts(report)]
+    moves = _text_table(("action", "reason", "times", "first", "last"), _move_rows(report))
+    holds = []
     for hold in report.holds:
-        parts += [f"  {hold.share:6.1%}  {headline(hold.reason)} ({hold.count:,})", f"          {hold.meaning}"]
-    parts += ["", f"{bold}Latest decisions{plain}"]
-    parts += [f"  {_event_line(event)}" for event in report.latest] or ["  None."]
-    return "\n".join(parts)
+        holds += [f"  {hold.share:6.1%}  {headline(hold.reason)} ({hold.count:,})", f"          {hold.meaning}"]
+    latest = [f"  {_event_line(event)}" for event in report.latest]
+    lines: list[str] = []
+    for heading, body in (
+        (_title(report), facts),
+        (_moves_heading(report), moves or ["  It did not."]),
+        ("Why it did not", holds),
+        ("Latest decisions", latest or ["  None."]),
+    ):
+        lines += ["", f"{bold}{printable(heading)}{plain}", *(printable(line, _LONGEST_LINE) for line in body)]
+    return "\n".join(lines[1:])
 
 
 def to_html(report: Report, picture: bytes) -> str:
@@ -201,7 +209,7 @@ def to_html(report: Report, picture: bytes) -> str:
         ],
     )
     image = base64.b64encode(picture).decode("ascii")
-    title = html.escape(_title(report))
+    title = _escaped(_title(report))
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f"<style>{_STYLE}</style></head>"
@@ -253,7 +261,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
 
 def _move_rows(report: Report, *, meanings: bool = False) -> list[tuple[str, ...]]:
     return [
-        (move.action, headline(move.reason), f"{move.count:,}", f"{move.first:,}", f"{move.last:,}")
+        (printable(move.action, 60), headline(move.reason), f"{move.count:,}", f"{move.first:,}", f"{move.last:,}")
         + ((move.meaning,) if meanings else ())
         for move in report.moves
     ]
@@ -299,8 +307,9 @@ def _change(event: dict[str, Any]) -> str:
 
 
 def _event_line(event: dict[str, Any]) -> str:
-    note = f" ({event['note']})" if event.get("note") else ""
-    return f"step {event['step']:,}: {event['action']} {_change(event)}, {headline(event['reason'])}{note}"
+    note = f" ({printable(event['note'])})" if event.get("note") else ""
+    action = printable(event["action"], 60)
+    return f"step {event['step']:,}: {action} {_change(event)}, {headline(event['reason'])}{note}"
 
 
 def _text_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -313,6 +322,10 @@ def _text_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str
 
 
 def _html_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    head = "".join(f"<th>{_escaped(name)}</th>" for name in heads)
+    body = "".join("<tr>" + "".join(f'<td dir="auto">{_escaped(cell)}</td>' for cell in row) + "</tr>" for row in rows)
     return f"<table>{f'<tr>{head}</tr>' if head else ''}{body}</table>"
+
+
+def _escaped(text: str) -> str:
+    return html.escape(printable(text, _LONGEST_LINE))

@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from dashboard_runs import RunMaker, eventful_run
+from dashboard_runs import RunMaker, eventful_run, hostile_run
 
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.journal.reader import read_journal
@@ -119,6 +119,54 @@ def test_status_of_a_run_that_was_killed_and_is_disabled(capsys, tmp_path):
     assert "no sign of life for 60 min: killed or stuck" in out
     assert "disabled" in out
     assert "(fire drill)" in out
+
+
+@pytest.mark.parametrize("command", ["status", "report"])
+def test_what_a_journal_says_is_shown_and_not_obeyed(capsys, tmp_path, command):
+    hostile_run(tmp_path)
+    code, out, _ = called(capsys, command, tmp_path)
+    assert code == 0
+    assert r"\x1b]0;OWNED\x07\x1b[2J\nprocess     training\r\u202egnp\u2066 \ud83d<img" in out
+    assert [c for c in out if not c.isprintable() and c != "\n"] == []
+    assert not [line for line in out.splitlines() if line.startswith("process") and line.endswith("training")]
+
+
+def test_an_error_that_quotes_a_path_is_shown_and_not_obeyed(capsys, tmp_path):
+    code, _, err = called(capsys, "report", tmp_path / "a\x1b[2J\nb")
+    assert code == 1
+    assert err.count("\n") == 1
+    assert r"\x1b[2J" in err
+
+
+def test_a_terminal_that_cannot_write_all_characters_is_no_error(tmp_path):
+    RunMaker(tmp_path).observe(100).by_hand("disable", "صدا خراب است").close()
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", "keras_adaptive_weights", "report", tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env=environment,
+    )
+    assert r"\u0635\u062f\u0627" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("getpwuid(): uid not found: 1234"), OSError("No username set"), ImportError]
+)
+def test_a_user_without_a_name_can_switch(capsys, tmp_path, monkeypatch, error):
+    def fail():
+        raise error
+
+    monkeypatch.setattr("getpass.getuser", fail)
+    with Trainer(tmp_path) as trainer:
+        code, _, _ = called(capsys, "disable", tmp_path, "--reason", "r" * 2000)
+    assert code == 0
+    note = trainer.maker.events[-1].note
+    assert note.startswith(f"asked for by uid {os.getuid()}@")
+    assert note.endswith("r…")
+    assert len(note) == 1000
 
 
 class Trainer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 import keras_adaptive_weights as kaw
+from keras_adaptive_weights.deciding.printable import printable
+from keras_adaptive_weights.recording.summaries import _markdown
 
 
 def run(tmp_path, losses=RISING, update_freq=10, **kwargs):
@@ -112,3 +116,19 @@ def test_steps_never_rewind_over_two_fits(tmp_path):
     fit(model, RISING[:10], [callback])
     fit(model, RISING[:10], [callback])
     assert sorted(read(tmp_path / "adaptive_weights")["mel_weight"]) == list(range(1, 21))
+
+
+@pytest.mark.parametrize(
+    "note", ["<b>x</b> ![](http://elsewhere/x.png)\n\n# head\n| a | b |\n|---|---|", "\ud83d\x1b[2J\u202e"]
+)
+def test_a_note_is_text_for_tensorboard_too(note):
+    from tensorboard.plugin_util import markdown_to_safe_html
+
+    decision = kaw.Decision(5, kaw.Action.DISABLE, kaw.Reason.MANUAL, 2.6, 2.5, {"loss": 1.0}, note=note)
+    text = _markdown(decision)
+    text.encode()
+    page = markdown_to_safe_html(text)
+    assert not re.search(r"<(b|img|h1|a)\b", page)
+    assert page.count("<table>") == 1, "the evidence"
+    assert "\x1b" not in page
+    assert printable(note).replace("<", "&lt;").replace(">", "&gt;") in page

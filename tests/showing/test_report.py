@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from dashboard_runs import MARKUP, RunMaker, eventful_run
+from dashboard_runs import MARKUP, RunMaker, eventful_run, hostile_run
 
 from keras_adaptive_weights.deciding.decision import Reason
 from keras_adaptive_weights.recording.run_folder import find_journal, liveliness
@@ -77,6 +77,15 @@ def test_the_page_needs_no_other_file_and_shows_markup_as_text(tmp_path):
     assert re.findall(r"<(?:script|link|iframe)|https?://|url\(", page) == []
     assert page.count("<img ") == 1
     assert 'src="data:image/png;base64,UE5H"' in page
+
+
+def test_nothing_from_a_journal_is_obeyed_by_page_or_picture(tmp_path):
+    hostile_run(tmp_path)
+    page = to_html(make_report(tmp_path), draw_run(open_index(tmp_path)))
+    assert [c for c in page if not c.isprintable() and c != "\n"] == []
+    assert re.findall(r"<(?:b|script)\b|onerror=\"", page) == []
+    assert page.count("<img ") == 1
+    page.encode()
 
 
 def test_the_picture_is_a_png_and_changes_no_backend(folder):

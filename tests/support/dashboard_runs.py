@@ -1,5 +1,6 @@
 """Runs for the tests of the dashboard, the report and the command line: a real controller over made-up observations."""
 
+import json
 import math
 import random
 
@@ -12,6 +13,8 @@ from keras_adaptive_weights.journal.writer import JournalWriter
 
 CONFIG = AdaptiveWeightConfig(warmup_steps=60, cooling_period=30, gradient_norm_threshold=6.0)
 MARKUP = '<img src="x" onerror="document.title = 1"><b>bold</b> & "quoted"'
+
+HOSTILE = "\x1b]0;OWNED\x07\x1b[2J\nprocess     training\r\u202egnp\u2066 \ud83d" + MARKUP
 
 
 class RunMaker:
@@ -97,3 +100,16 @@ def eventful_run(folder, *, run="run-a", seed=1, steps=1500, note="operator hear
     maker.by_hand("rollback", "sounds worse").by_hand("rollback", "once more").observe(20).by_hand("reset", "new data")
     maker.observe(70).by_hand("recover", "")
     return maker.observe(steps - maker.step).close()
+
+
+def hostile_run(folder):
+    """A run whose note, term, id and whose last event's reason and action mean to be obeyed rather than shown."""
+    maker = RunMaker(folder).observe(100).by_hand("disable", HOSTILE).observe(20).by_hand("enable", "").close()
+    text, hostile = maker.journal.read_text(), json.dumps(HOSTILE)
+    for name, value in (("term", '"mel_loss"'), ("run", '"run-a"')):
+        text = text.replace(f'"{name}": {value}', f'"{name}": {hostile}')
+    head, _, last = text.rpartition('{"kind": "event"')
+    for value in ("enable", "manual"):
+        last = last.replace(f'"{value}"', hostile, 1)
+    maker.journal.write_text(f'{head}{{"kind": "event"{last}')
+    return maker
