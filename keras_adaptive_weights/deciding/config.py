@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from typing import Any, Self
 
+FLOAT32_MIN, FLOAT32_MAX = 1.1754944e-38, 3.4028235e38
+"""What the shared weight can hold, above 0: it is a float32."""
 _LARGEST = 1e300  # far beyond any setting, and safe to turn into a float
 
 
@@ -21,27 +24,42 @@ def check_number(
     open_high: bool = False,
     integer: bool = False,
     optional: bool = False,
-) -> None:
-    """Refuse `value` unless it is a finite number (or integer) between the bounds.
+) -> Any:
+    """Return `value` as a plain int or float, if it is a finite number (or integer) between the bounds.
+
+    Numbers of NumPy are taken, too. Of an integer where any number will do, the integer is returned.
 
     Raises:
         TypeError: Not a number, or not an integer where one is needed.
         ValueError: NaN, infinite, or outside the bounds.
     """
     if value is None and optional:
-        return
+        return None
     kind = "an integer" if integer else "a number"
-    if isinstance(value, bool) or not isinstance(value, int if integer else (int, float)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral if integer else numbers.Real):
+        convertible = not isinstance(value, (bool, float)) and hasattr(value, "__float__")
+        remedy = f" Write `{name}={'int' if integer else 'float'}(...)` for its value." if convertible else ""
         raise TypeError(
             f"{owner}: argument `{name}` must be {kind}{' or None' if optional else ''}. Received: {name}={value!r} "
-            f"of type {type(value).__name__}."
+            f"of type {type(value).__name__}.{remedy}"
         )
-    below = value <= low if open_low else value < low
-    above = value >= high if open_high else value > high
-    finite = isinstance(value, int) or math.isfinite(value)
-    if not finite or below or above or abs(value) > _LARGEST:
+    plain = _plain(value)
+    below = plain <= low if open_low else plain < low
+    above = plain >= high if open_high else plain > high
+    if not (isinstance(plain, int) or math.isfinite(plain)) or below or above or abs(plain) > _LARGEST:
         interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high or high == math.inf else ']'}"
         raise ValueError(f"{owner}: argument `{name}` must be {kind} in {interval}. Received: {name}={value!r}.")
+    return plain
+
+
+def _plain(value: Any) -> int | float:
+    """Return a number of whatever class as one of Python's own."""
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    try:
+        return float(value)
+    except OverflowError:  # a fraction that no float can hold
+        return math.inf
 
 
 def check_bool(owner: str, name: str, value: Any) -> None:
@@ -54,16 +72,18 @@ def check_bool(owner: str, name: str, value: Any) -> None:
         raise TypeError(f"{owner}: argument `{name}` must be True or False. Received: {name}={value!r}.")
 
 
+_USUAL_BOUNDS = (0.4, 2.0)  # the guide's 1.0 and 5.0, in units of its base weight
 _POSITIVE = {"low": 0.0, "open_low": True}
+_WEIGHT = {"low": FLOAT32_MIN, "high": FLOAT32_MAX}
 _BOUNDS: dict[str, dict[str, Any]] = {
-    "min_weight": _POSITIVE,
-    "max_weight": _POSITIVE,
+    "min_weight": _WEIGHT,
+    "max_weight": _WEIGHT,
     "max_change_percent": {"low": 0.0, "high": 1.0, "open_low": True},
     "warmup_steps": {"low": 0, "integer": True},
     "cooling_period": {"low": 1, "integer": True},
     "min_stable_steps": {"low": 1, "integer": True},
     "variance_threshold": _POSITIVE,
-    "loss_smoothing_factor": {"low": 0.0, "high": 1.0, "open_low": True},
+    "loss_smoothing_factor": {"low": 0.0002, "high": 1.0},  # every checkpoint holds 2 / factor losses
     "max_loss_spike_threshold": {"low": 1.0, "open_low": True},
     "gradient_norm_threshold": {"low": 0.0, "open_low": True, "optional": True},
     "loss_ratio_high": {"low": 1.0, "open_low": True},
@@ -89,7 +109,7 @@ class AdaptiveWeightConfig:
 
     Args:
         enabled: `False` records statistics but never changes the weight.
-        min_weight: Lower bound of the weight, above 0.
+        min_weight: Lower bound of the weight, above 0; both bounds are numbers that float32 can hold.
         max_weight: Upper bound of the weight.
         max_change_percent: Largest change of one decision as a fraction: up is times `1 + p`, down is divided by it.
         warmup_steps: Finite, applied steps before the first change.
@@ -97,7 +117,8 @@ class AdaptiveWeightConfig:
         min_stable_steps: Consecutive steps without spike or skip that a change needs.
         variance_threshold: Highest variance of the recent losses, in units of their squared running average.
         loss_smoothing_factor: Smoothing of the current loss: it is the mean of the last `2 / factor - 1` losses (19 for
-            0.1), the span over which a mean has the lag of an exponential average with this factor.
+            0.1), the span over which a mean has the lag of an exponential average with this factor; at most 10,000
+            losses, so at least 0.0002.
         max_loss_spike_threshold: A loss above this many times its average is a spike.
         gradient_norm_threshold: Recent norms significantly above it count as growing. `None`: no such limit.
         loss_ratio_high: Smoothed loss over running average from which the loss counts as high (the guide's 1.1).
@@ -150,7 +171,7 @@ class AdaptiveWeightConfig:
         owner = type(self).__name__
         check_bool(owner, "enabled", self.enabled)
         for name, bounds in _BOUNDS.items():
-            check_number(owner, name, getattr(self, name), **bounds)
+            object.__setattr__(self, name, check_number(owner, name, getattr(self, name), **bounds))
         if self.min_weight > self.max_weight:
             raise ValueError(
                 f"{owner}: argument `min_weight` must not be above `max_weight`. Received: "
@@ -162,14 +183,28 @@ class AdaptiveWeightConfig:
         """Number of losses in the smoothed current loss, at least 2."""
         return _smoothing_steps(self.loss_smoothing_factor)
 
-    def check_base_weight(self, owner: str, name: str, value: Any) -> None:
-        """Refuse a base weight that is no finite number within the bounds.
+    def check_base_weight(self, owner: str, name: str, value: Any) -> Any:
+        """Return a base weight as a plain number, if it is a finite one within the bounds.
 
         Raises:
             TypeError: Not a number.
-            ValueError: NaN, infinite, or outside `[min_weight, max_weight]`.
+            ValueError: NaN, infinite, or outside `[min_weight, max_weight]`; the message says what to write instead.
         """
-        check_number(owner, name, value, low=self.min_weight, high=self.max_weight)
+        try:
+            return check_number(owner, name, value, low=self.min_weight, high=self.max_weight)
+        except ValueError as outside:
+            number = _plain(value)
+            if not FLOAT32_MIN <= number <= FLOAT32_MAX:
+                raise
+            low, high = (float(f"{number * share:.3g}") for share in _USUAL_BOUNDS)
+            bounds = f"min_weight={max(low, FLOAT32_MIN)!r}, max_weight={min(high, FLOAT32_MAX)!r}"
+            config = f"config=AdaptiveWeightConfig({bounds})"
+            maker = "XTTSLoss" if owner == "TrainingConfig" else owner
+            call = f"{maker}({number!r}, {config})" if maker[0].isupper() else config
+            raise ValueError(
+                f"{outside} These are `min_weight` and `max_weight` of its config: write `{call}` for a weight that "
+                "moves around that value."
+            ) from None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a dictionary that `from_dict` reads back."""
@@ -245,8 +280,9 @@ class TrainingConfig:
         check_bool(owner, "use_adaptive_loss_weights", self.use_adaptive_loss_weights)
         for name, theirs in _GUIDE_NAMES.items():
             if theirs in _BOUNDS:
-                check_number(owner, name, getattr(self, name), **_BOUNDS[theirs])
-        self.adaptive_weight_config().check_base_weight(owner, "mel_loss_weight", self.mel_loss_weight)
+                object.__setattr__(self, name, check_number(owner, name, getattr(self, name), **_BOUNDS[theirs]))
+        checked = self.adaptive_weight_config().check_base_weight(owner, "mel_loss_weight", self.mel_loss_weight)
+        object.__setattr__(self, "mel_loss_weight", checked)
 
     def adaptive_weight_config(self) -> AdaptiveWeightConfig:
         """Return these values as the controller's settings."""

@@ -1,10 +1,13 @@
 """Settings: each is read by somebody, and a bad one is refused where it is given."""
 
 import dataclasses
+import json
 import math
 import re
 from dataclasses import fields, replace
+from fractions import Fraction
 
+import numpy as np
 import pytest
 from guide_training import FLAT, QUICK_TRAINING, RISE, TRAINING_EFFECT, zigzag
 
@@ -116,14 +119,14 @@ BOOLS = {"enabled", "use_adaptive_loss_weights"}
 OPTIONAL = {"gradient_norm_threshold"}
 # the nearest values that are refused, and the bounds themselves where they are allowed
 LIMITS = {
-    "min_weight": ([0.0, 5.1], [1e-6, 5.0]),
-    "max_weight": ([0.0, 0.9], [1.0, 1e6]),
+    "min_weight": ([0.0, 5.1, 1.1e-38, 1e-300], [1.2e-38, 1e-6, 5.0]),
+    "max_weight": ([0.0, 0.9, 3.5e38, 1e300], [1.0, 1e6, 3.4e38]),
     "max_change_percent": ([0.0, 1.1], [1e-6, 1.0]),
     "warmup_steps": ([-1, 1.0], [0]),
     "cooling_period": ([0, 2.5], [1]),
     "min_stable_steps": ([0, 2.5], [1]),
     "variance_threshold": ([0.0], [1e-6]),
-    "loss_smoothing_factor": ([0.0, 1.1], [1e-3, 1.0]),
+    "loss_smoothing_factor": ([0.0, 1e-300, 0.00019, 1.1], [0.0002, 1.0]),
     "max_loss_spike_threshold": ([1.0, 0.5], [1.01]),
     "gradient_norm_threshold": ([0.0], [1e-6, None]),
     "loss_ratio_high": ([1.0, 0.9], [1.01]),
@@ -220,9 +223,62 @@ def test_a_base_weight_outside_the_bounds_is_refused(value):
             attempt()
 
 
-def test_an_integer_that_no_float_can_hold_is_refused():
+@pytest.mark.parametrize(
+    ("owner", "value", "call"),
+    [
+        ("AdaptiveWeight", 0.2, "AdaptiveWeight(0.2, config=AdaptiveWeightConfig(min_weight=0.08, max_weight=0.4))"),
+        ("XTTSLoss", np.float32(50), "XTTSLoss(50.0, config=AdaptiveWeightConfig(min_weight=20.0, max_weight=100.0))"),
+        ("TrainingConfig", 1e-9, "XTTSLoss(1e-09, config=AdaptiveWeightConfig(min_weight=4e-10, max_weight=2e-09))"),
+        ("replay", 3e38, "config=AdaptiveWeightConfig(min_weight=1.2e+38, max_weight=3.4028235e+38)"),
+    ],
+)
+def test_a_base_weight_outside_the_bounds_is_told_the_call_that_works(owner, value, call):
+    with pytest.raises(ValueError, match=r"in \[1, 5\]\..* `min_weight` and `max_weight`") as refusal:
+        AdaptiveWeightConfig().check_base_weight(owner, "base_weight", value)
+    assert f"write `{call}` for" in str(refusal.value)
+    settings = eval(
+        call[call.index("AdaptiveWeightConfig") :].rstrip(")") + ")", {"AdaptiveWeightConfig": AdaptiveWeightConfig}
+    )
+    assert settings.check_base_weight(owner, "base_weight", value) == value
+
+
+@pytest.mark.parametrize("value", [0.0, -2.5, 1e39, NAN])
+def test_a_base_weight_that_no_bounds_allow_is_told_no_call(value):
+    with pytest.raises(ValueError, match=r"in \[1, 5\]\. Received: base_weight=\S+\.$"):
+        AdaptiveWeightConfig().check_base_weight("AdaptiveWeight", "base_weight", value)
+
+
+@pytest.mark.parametrize("value", [10**400, Fraction(10**400), np.longdouble("inf"), np.float16("inf")])
+def test_a_number_that_no_float_can_hold_is_refused(value):
     with pytest.raises(ValueError, match=r"`max_weight`"):
-        AdaptiveWeightConfig(max_weight=10**400)
+        AdaptiveWeightConfig(max_weight=value)
+
+
+def test_numbers_of_numpy_become_plain_ones():
+    """A state, a journal and a saved model hold them as JSON."""
+    config = AdaptiveWeightConfig(
+        min_weight=np.float32(0.5),
+        max_weight=np.int64(6),
+        warmup_steps=np.int32(3),
+        gradient_norm_threshold=Fraction(9, 2),
+    )
+    assert config == AdaptiveWeightConfig(min_weight=0.5, max_weight=6, warmup_steps=3, gradient_norm_threshold=4.5)
+    assert json.loads(json.dumps(config.to_dict())) == config.to_dict()
+    training = TrainingConfig(mel_loss_weight=np.float16(2.5), adaptive_weight_cooling_period=np.uint8(20))
+    assert [type(value) for value in (training.mel_loss_weight, training.adaptive_weight_cooling_period)] == [
+        float,
+        int,
+    ]
+
+
+@pytest.mark.parametrize("value", [np.array(2.5), np.ones(3)])
+def test_what_holds_a_number_is_told_how_to_give_it(value):
+    with pytest.raises(TypeError, match=r"of type ndarray\. Write `max_weight=float\(\.\.\.\)`"):
+        AdaptiveWeightConfig(max_weight=value)
+
+
+def test_the_state_stays_bounded_at_the_smallest_smoothing_factor():
+    assert AdaptiveWeightConfig(loss_smoothing_factor=0.0002).smoothing_steps == 9_999
 
 
 @pytest.mark.parametrize("config", [AdaptiveWeightConfig(), TrainingConfig(), XTTSConfig()])
