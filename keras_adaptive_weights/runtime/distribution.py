@@ -150,7 +150,8 @@ def once(fn: Callable[..., None], *tensors: Any) -> None:
 
 def several_workers(strategy: Any) -> bool:
     """Whether the strategy spans several processes."""
-    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and strategy.extended._in_multi_worker_mode()  # noqa: SLF001 - Keras asks the same way
+    several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return several and strategy.num_replicas_in_sync > len(strategy.extended.worker_devices)  # those of this worker
 
 
 def is_chief(strategy: Any) -> bool:
@@ -188,13 +189,20 @@ def check_steps_per_execution(strategy: Any, model: Any) -> None:
         )
 
 
-def local_batch(strategy: Any, batch: Any) -> Any:
-    """Return the first local replica's part of a distributed batch.
+class BuildsFromLocalBatch:
+    """A mixin for a model: over several workers it is built from the batch of the first local replica.
 
-    Keras's symbolic build reduces a batch over the workers to learn its shapes, which fails on a PerReplica structure
-    (keras-team/keras#20585).
+    Keras reduces a batch over the workers to learn its shapes, which fails (keras-team/keras#20585) and has no way
+    around it on public API. Should Keras not ask for `_maybe_symbolic_build` any more, what it does instead is done.
     """
-    return keras.tree.map_structure(lambda leaf: strategy.experimental_local_results(leaf)[0], batch)
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        strategy = self.distribute_strategy  # type: ignore[attr-defined]
+        if several_workers(strategy):
+            batch = data_batch if iterator is None else next(next(iter(iterator))[2])
+            local = strategy.experimental_local_results
+            iterator, data_batch = None, keras.tree.map_structure(lambda leaf: local(leaf)[0], batch)
+        super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)  # type: ignore[misc]
 
 
 def logs_for_reduction(strategy: Any, logs: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,12 @@ import keras
 import tensorflow as tf
 
 
+def can_make_train_function(model: keras.Model) -> bool:
+    """Whether a compiled model can have such a function: in a graph, on one replica, with one step in each round."""
+    one_replica = model.distribute_strategy.num_replicas_in_sync == 1
+    return one_replica and not model.run_eagerly and getattr(model, "unrolled_steps_per_execution", 1) == 1
+
+
 def make_train_function(
     model: keras.Model, step: Callable[[Any], Any], logs_so_far: Callable[[], Any]
 ) -> Callable[[Any], Any]:

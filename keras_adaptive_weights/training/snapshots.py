@@ -189,8 +189,7 @@ def all_finite(model: Any) -> bool:
 
 def has_schedule(optimizer: Any) -> bool:
     """Whether the learning rate is a function of the iterations, which nobody can set."""
-    inner = optimizer.inner_optimizer if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) else optimizer
-    return not isinstance(inner._learning_rate, keras.Variable)  # noqa: SLF001 - the property evaluates the schedule
+    return not any(variable is optimizer.learning_rate for variable in optimizer.variables)
 
 
 @contextlib.contextmanager

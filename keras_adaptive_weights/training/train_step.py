@@ -17,9 +17,9 @@ import tensorflow as tf
 
 from keras_adaptive_weights.losses.composite import CompositeLoss
 from keras_adaptive_weights.runtime.distribution import (
+    BuildsFromLocalBatch,
     check_steps_per_execution,
     divide_by_replicas,
-    local_batch,
     logs_for_reduction,
     mean_over_replicas,
     on_every_replica,
@@ -29,7 +29,7 @@ from keras_adaptive_weights.runtime.distribution import (
     sum_gradients,
 )
 from keras_adaptive_weights.runtime.packed_logs import PackedLogs
-from keras_adaptive_weights.runtime.train_function import make_train_function
+from keras_adaptive_weights.runtime.train_function import can_make_train_function, make_train_function
 from keras_adaptive_weights.training.telemetry import Telemetry, first_non_finite
 
 _MIN_STEPS_BEFORE_DAMPENING = 10
@@ -57,7 +57,7 @@ class Measurement(NamedTuple):
     batch: tuple[Any, Any, Any, Any]
 
 
-class StableTrainStepMixin:
+class StableTrainStepMixin(BuildsFromLocalBatch):
     """Put before `keras.Model`: a train step that skips bad batches whole and tells what it saw.
 
     Works in eager mode, in a graph, with `jit_compile=True`, with `steps_per_execution`, gradient accumulation and
@@ -77,6 +77,8 @@ class StableTrainStepMixin:
         return self.apply_if_finite(measured, gradients, before)
     ```
     """
+
+    train_function: Any
 
     @functools.wraps(keras.Model.fit, assigned=())  # the signature, for whoever asks
     def fit(self, *args: Any, **kwargs: Any) -> Any:
@@ -109,7 +111,7 @@ class StableTrainStepMixin:
         y_pred = self._forward(x, training=False)
         total, terms = self._evaluate_losses(x, y, y_pred, sample_weight, training=False)
         size = _batch_size(x)
-        self._loss_tracker.update_state(total, sample_weight=size)
+        _keras_metrics(self)[0].update_state(total, sample_weight=size)
         self._telemetry.metrics.update_state(terms, size)
         logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         shown = {name: value for name, value in logs.items() if name not in self._telemetry.metrics.train_only}
@@ -162,8 +164,9 @@ class StableTrainStepMixin:
         norm, finite, bad = first_non_finite(measured.terms, measured.total, gradients, self._gradient_scale())
         scaling = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         x, y, y_pred, sample_weight = measured.batch
+        tracker, *others = _keras_metrics(self)
         # Without metrics of its own `compute_metrics` only reads, which would make all logs wait for the optimizer.
-        compiled_metrics = self._compile_metrics is not None or _is_overridden(self, "compute_metrics")
+        computes_metrics = others or _is_overridden(self, "compute_metrics")
 
         def apply() -> None:
             if variables:
@@ -174,14 +177,14 @@ class StableTrainStepMixin:
         def commit() -> None:
             if not scaling:
                 apply()
-            if compiled_metrics:
+            if computes_metrics:
                 self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
         if scaling:  # it has a condition of its own, and must see overflown gradients to lower its scale
             on_every_replica(apply, optimizer)
         with read_once(shared):
             on_every_replica(commit, optimizer, finite=finite, otherwise=before)
-        size, tracker = _batch_size(x), self._loss_tracker
+        size = _batch_size(x)
         counted = tf.cast(tf.where(finite, size, 0.0), tracker.dtype)
         total = tf.where(finite, tf.cast(measured.total, tracker.dtype), 0.0)
         tracker.total.value.assign_add(total * counted)  # as `update_state`, in fewer operations
@@ -209,21 +212,16 @@ class StableTrainStepMixin:
         return divide_by_replicas(total)
 
     def make_train_function(self, force: bool = False) -> Any:
-        """Prepare the telemetry and build the train function."""
+        """Prepare the telemetry and build the train function: on one replica our own, which costs less than Keras's."""
         check_steps_per_execution(self.distribute_strategy, self)
         self._prepare_telemetry()
-        return super().make_train_function(force)
-
-    def _make_function(self, step_function: Any) -> Any:
-        """As Keras's; on one replica a train function of our own, which costs an execution less."""
-        strategy = self.distribute_strategy
-        several = strategy.num_replicas_in_sync > 1 or several_workers(strategy)
-        unrolled = getattr(self, "unrolled_steps_per_execution", 1) > 1
-        if step_function != self.train_step or self.run_eagerly or several or unrolled:
-            return super()._make_function(step_function)
-        logs = PackedLogs(self._telemetry, once=self.steps_per_execution > 1)
-        step, logs_so_far = logs.packing(step_function), logs.packing(self.get_metrics_result)
-        return logs.unpacking(make_train_function(self, step, logs_so_far))
+        if not can_make_train_function(self):
+            return super().make_train_function(force)
+        if self.train_function is None or force:
+            logs = PackedLogs(self._telemetry, once=self.steps_per_execution > 1)
+            step, logs_so_far = logs.packing(self.train_step), logs.packing(self.get_metrics_result)
+            self.train_function = logs.unpacking(make_train_function(self, step, logs_so_far))
+        return self.train_function
 
     def make_test_function(self, force: bool = False) -> Any:
         """Prepare the telemetry and build the test function."""
@@ -261,19 +259,9 @@ class StableTrainStepMixin:
             with tf.init_scope():
                 self.optimizer.build(self.trainable_variables)
 
-    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Build as Keras does; over several workers from what the local replica gets, where Keras fails."""
-        strategy = self.distribute_strategy
-        if not several_workers(strategy):
-            super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
-            return
-        if iterator is not None:
-            data_batch = next(next(iter(iterator))[2])
-        with strategy.scope():
-            self._symbolic_build(data_batch=local_batch(strategy, data_batch))
-
     def _forward(self, x: Any, *, training: bool) -> Any:
-        return self(x, training=training) if self._call_has_training_arg else self(x)  # type: ignore[operator]
+        takes_training = "training" in inspect.signature(self.call).parameters
+        return self(x, training=training) if takes_training else self(x)  # type: ignore[operator]
 
     def _prepare_telemetry(self) -> None:
         telemetry = getattr(self, "_telemetry", None)
@@ -333,8 +321,13 @@ class StableModel(StableTrainStepMixin, keras.Model):
 
 def _shared_by_all_variables(optimizer: Any) -> list[Any]:
     """Return what an optimizer reads anew for every variable that it updates: its step counter and learning rate."""
-    read = (optimizer.iterations, optimizer._learning_rate)  # noqa: SLF001 - `learning_rate` would call a schedule
+    read = (optimizer.iterations, optimizer.learning_rate)  # of a schedule no variable, but a number
     return [variable.value for variable in read if isinstance(variable, keras.Variable)]
+
+
+def _keras_metrics(model: keras.Model) -> list[Any]:
+    """Return what Keras has in `metrics`, whatever a subclass makes of it: first the mean of the loss."""
+    return keras.Model.metrics.fget(model)
 
 
 def _is_overridden(model: keras.Model, name: str) -> bool:

@@ -68,7 +68,7 @@ def test_a_step_reduces_its_losses_and_its_gradients_once(over_replicas):
 
 
 def test_plain_keras_cannot_build_from_a_batch_of_several_workers(over_workers):
-    """keras-team/keras#20585, first place. Once it can, `local_batch` and `_maybe_symbolic_build` may go."""
+    """keras-team/keras#20585, first place. Once it can, `BuildsFromLocalBatch` may go."""
     for said in over_workers:
         assert "PerReplica" in said["build"]
         assert "to a Tensor" in said["build"]
