@@ -23,6 +23,7 @@ from keras_adaptive_weights.deciding.decision import Action
 from keras_adaptive_weights.journal.blocks import BLOCK_STEPS, BlockBuilder
 from keras_adaptive_weights.journal.chain import lines_by_chain, other_lines
 from keras_adaptive_weights.journal.lines import FORMAT
+from keras_adaptive_weights.journal.regular_files import open_regular
 
 _CHUNK_BYTES = 1 << 22
 _STEP_LINE = b'{"kind": "step"'
@@ -54,7 +55,7 @@ class LocalFiles:
 
     def read(self, path: str, offset: int, length: int) -> bytes:
         """Return up to `length` bytes from `offset`."""
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             file.seek(offset)
             return file.read(length)
 

@@ -20,14 +20,15 @@ def find_journal(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         FileNotFoundError: There is none; the message names runs below the folder, if there are any.
+        OSError: It is a pipe, a device or a folder, or may not be looked at.
         ValueError: There are several, one for each of several terms.
     """
     given = Path(path)
-    if given.is_file():
-        return given
-    for candidate in (given / FOLDER / JOURNAL, given / JOURNAL):
+    for candidate in (given, given / FOLDER / JOURNAL, given / JOURNAL):
         if candidate.is_file():
             return candidate
+        if os.path.lexists(candidate) and candidate != given:
+            raise OSError(f"{os.fspath(candidate)!r} is no regular file.")
     inside = sorted((given / FOLDER).glob(f"*/{JOURNAL}"))
     if len(inside) == 1:
         return inside[0]

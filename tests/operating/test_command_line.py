@@ -121,6 +121,19 @@ def test_status_of_a_run_that_was_killed_and_is_disabled(capsys, tmp_path):
     assert "(fire drill)" in out
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("command", [("report",), ("status",), ("replay",), ("disable", "--reason", "x")])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_in_a_journals_place_is_one_line(capsys, tmp_path, command, make):
+    (tmp_path / "adaptive_weights").mkdir()
+    make(journal := tmp_path / "adaptive_weights" / "journal.jsonl")
+    for path in (tmp_path, journal):
+        code, out, err = called(capsys, command[0], path, *command[1:])
+        assert (code, out) == (1, "")
+        assert err.count("\n") == 1
+        assert "journal.jsonl" in err
+
+
 @pytest.mark.parametrize("command", ["status", "report"])
 def test_what_a_journal_says_is_shown_and_not_obeyed(capsys, tmp_path, command):
     hostile_run(tmp_path)

@@ -1,10 +1,12 @@
 """The plugin behind the page: runs are found, followed and served through TensorBoard's own layers."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -164,7 +166,8 @@ def test_a_window_comes_in_at_most_as_many_points_as_asked_for(get):
         ("/events", {"run": "a", "after": "1.5"}, 400),
         ("/events", {}, 404),
         ("/series", {"run": "../../etc"}, 404),
-        ("/series", {"run": "c"}, 500),
+        ("/series", {"run": "c"}, 422),
+        ("/series", {"run": "a", "from": "9" * 5000}, 400),
     ],
 )
 def test_a_request_that_cannot_be_answered_says_why(get, route, parameters, code):
@@ -218,6 +221,106 @@ def test_runs_that_come_and_go_are_noticed(tmp_path):
     assert "error" in store.summary("x/new"), "gone, but still listed"
     now[0] = 10.0
     assert store.names() == []
+
+
+def runs_below(folder):
+    return {
+        run["run"]: run
+        for run in AdaptiveWeightsPlugin(SimpleNamespace(logdir=str(folder), flags=None))._runs(None)["runs"]
+    }
+
+
+@pytest.mark.timeout(60)
+def test_whatever_lies_in_a_log_directory_the_healthy_runs_are_shown(tmp_path):
+    """Links in a circle, a pipe in a journal's place, a name that is no UTF-8, a tree too deep for a path."""
+    (tmp_path / "good").mkdir()
+    (tmp_path / "good" / "up").symlink_to("..")
+    RunMaker(tmp_path / "good").observe(60).close()
+    shutil.copytree(tmp_path / "good" / "adaptive_weights", tmp_path / os.fsdecode(b"\xff\xfe") / "adaptive_weights")
+    for name, target in (("1", "."), ("2", "."), ("broken", "nowhere")):
+        (tmp_path / name).symlink_to(target)
+    broken = {"pipe": os.mkfifo, "folder": Path.mkdir, "endless": lambda path: path.symlink_to("/dev/zero")}
+    for name, make in broken.items():
+        (tmp_path / name / "adaptive_weights").mkdir(parents=True)
+        make(tmp_path / name / "adaptive_weights" / "journal.jsonl")
+    deep = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(60):
+        os.mkdir("d" * 100, dir_fd=deep)
+        inner = os.open("d" * 100, os.O_RDONLY, dir_fd=deep)
+        os.close(deep)
+        deep = inner
+    os.close(deep)
+    runs = runs_below(tmp_path)
+    assert sorted(runs) == sorted(["good", r"\udcff\udcfe", *broken])
+    assert runs["good"]["last"] == runs[r"\udcff\udcfe"]["last"] == 60
+    assert "a pipe" in runs["pipe"]["error"]
+    assert "a device" in runs["endless"]["error"]
+    assert "directory" in runs["folder"]["error"]
+
+
+def test_a_run_is_known_by_its_own_place_and_a_link_out_of_the_directory_is_followed(tmp_path):
+    RunMaker(tmp_path / "elsewhere" / "far").observe(5).close()
+    RunMaker(tmp_path / "logs" / "z").observe(5).close()
+    (tmp_path / "logs" / "latest").symlink_to("z")
+    (tmp_path / "logs" / "link").symlink_to(tmp_path / "elsewhere")
+    assert sorted(runs_below(tmp_path / "logs")) == ["link/far", "z"]
+
+
+def test_a_folder_that_may_not_be_read_is_named_where_a_run_would_be(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        RunMaker(tmp_path / name).observe(5).close()
+    (tmp_path / "private").mkdir()
+    listed = os.scandir
+
+    def scandir(path):
+        if path.endswith(("a/adaptive_weights", "private")):
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    assert sorted(runs_below(tmp_path)) == ["a", "b"]
+
+
+def test_two_log_directories_with_runs_of_one_name_are_two_runs(tmp_path):
+    for number, folder in enumerate(("one/b", "two"), 1):
+        RunMaker(tmp_path / folder / "c", run=f"run-{number}").observe(5).close()
+    store = RunStore({"x": str(tmp_path / "one"), "x/b": str(tmp_path / "two")})
+    assert {name: store.summary(name)["id"] for name in store.names()} == {"x/b/c": "run-1", "x/b/c (2)": "run-2"}
+
+
+def test_what_nobody_thought_of_in_one_journal_is_named_and_harms_no_other(logdir, monkeypatch):
+    from keras_adaptive_weights.journal.index import JournalIndex
+
+    refresh = JournalIndex.refresh
+
+    def fail(self):
+        if "/deep/" in self.path:
+            raise KeyError("figures")
+        return refresh(self)
+
+    monkeypatch.setattr(JournalIndex, "refresh", fail)
+    plugin = AdaptiveWeightsPlugin(SimpleNamespace(logdir=str(logdir), flags=None))
+    runs = {run["run"]: run for run in plugin._runs(None)["runs"]}
+    assert runs["a"]["last"] == 900
+    assert "KeyError('figures')" in runs["deep/b"]["error"]
+    response = Client(plugin.get_plugin_apps()["/series"]).get("/series", query_string={"run": "deep/b"})
+    assert response.status_code == 422
+    assert "KeyError('figures')" in response.json["error"]
+
+
+def test_runs_are_shown_while_others_are_still_looked_for(tmp_path, monkeypatch):
+    import threading
+
+    RunMaker(tmp_path / "first").observe(5).close()
+    hangs = threading.Event()
+
+    def find(path):
+        yield "first", str(tmp_path / "first" / "adaptive_weights" / "journal.jsonl")
+        hangs.wait(30)
+
+    monkeypatch.setattr("keras_adaptive_weights.showing.dashboard.store.find_journals", find)
+    assert RunStore({"": str(tmp_path)}, patience_seconds=0.2).names() == ["first"]
+    hangs.set()
 
 
 def test_a_log_directory_that_does_not_answer_does_not_hold_tensorboard_up(tmp_path, monkeypatch):

@@ -6,6 +6,8 @@ long.
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,21 +74,64 @@ class TensorBoardFiles:
 
 
 def find_journals(root: str) -> Iterator[tuple[str, str]]:
-    """Yield the name of the run and the path of every journal below a directory.
+    r"""Yield the name of the run and the path of every journal below a directory, also of one that cannot be read.
 
     The run of `<root>/a/b/adaptive_weights/journal.jsonl` is `a/b`, and `.` for one directly below the root; a journal
-    deeper inside (one for each of several terms) adds its folders to the name.
+    deeper inside (one for each of several terms) adds its folders to the name. What is no UTF-8 in a name is written as
+    `\udcff`.
     """
-    gfile = _gfile()
+    folders = _walk_remote(root) if _is_remote(root) else _walk_local(root)
+    for folder, names in folders:
+        inside = folder[len(root) :].replace("\\", "/").strip("/").split("/")
+        if FOLDER in inside and (names is None or JOURNAL in names):
+            name = "/".join(part for part in inside if part != FOLDER)
+            shown = name.encode("utf-8", "backslashreplace").decode("utf-8")
+            yield shown or ".", f"{folder.rstrip('/')}/{JOURNAL}"
+
+
+def _walk_remote(root: str) -> Iterator[tuple[str, list[str] | None]]:
+    """Yield every folder and the names of the files in it."""
     try:
-        for directory, _, names in gfile.walk(root):
-            if JOURNAL in names:
-                inside = directory[len(root) :].replace("\\", "/").strip("/").split("/")
-                if FOLDER in inside:
-                    name = "/".join(part for part in inside if part != FOLDER)
-                    yield name or ".", f"{directory.rstrip('/')}/{JOURNAL}"
-    except Exception:  # noqa: BLE001 - a log dir that is not there yet, or a remote that does not answer, is no journal
+        for folder, _, names in _gfile().walk(root):
+            yield folder, names
+    except Exception:  # noqa: BLE001 - a log dir that is not there yet, or a remote that does not answer, has no folders
         return
+
+
+def _walk_local(root: str) -> Iterator[tuple[str, list[str] | None]]:
+    """Yield every folder, whichever way it is reached, once, and the files in it; None: it cannot be read.
+
+    Links to folders are followed, after all that is reached without them: so no circle of links has an end to be
+    looked for, and a run is known by its own place rather than by a link to it.
+    """
+    seen: set[tuple[int, int]] = set()
+    folders, links = deque([root]), deque[str]()
+    while folders or links:
+        folder = folders.popleft() if folders else links.popleft()
+        try:
+            status = os.stat(folder)  # noqa: PTH116 - a `Path` per folder takes longer than the folder
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError:
+            yield folder, None
+            continue
+        names = []
+        for entry in found:
+            if _is_folder(entry) and entry.name != JOURNAL:
+                (links if entry.is_symlink() else folders).append(entry.path)
+            else:
+                names.append(entry.name)
+        yield folder, names
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _is_remote(path: str) -> bool:

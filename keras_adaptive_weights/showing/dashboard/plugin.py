@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import mimetypes
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +13,17 @@ from tensorboard.backend import http_util
 from tensorboard.plugins import base_plugin
 from werkzeug import wrappers
 
+from keras_adaptive_weights.deciding.printable import printable
 from keras_adaptive_weights.journal.index import JournalIndex
 from keras_adaptive_weights.journal.lines import encode, plain
 from keras_adaptive_weights.journal.view import to_columns, view
-from keras_adaptive_weights.showing.dashboard.store import RunStore, parse_roots
+from keras_adaptive_weights.showing.dashboard.store import UNEXPECTED, RunStore, parse_roots
 from keras_adaptive_weights.showing.explain import meaning
 
 _STATIC = Path(__file__).parent / "static"
+_UNREADABLE = 422
 _LEAST_POINTS, _MOST_POINTS = 16, 4000
+_logger = logging.getLogger("keras_adaptive_weights")
 _Handler = Callable[[wrappers.Request], dict[str, Any]]
 
 
@@ -40,6 +44,9 @@ class AdaptiveWeightsPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     - `/series?run=R&from=S&to=S&points=N`: the figures of a window, its bands, HOLD reasons and skipped steps;
     - `/events?run=R&after=N`: the events from number N on;
     - `/static/...`: the page's own modules and style.
+
+    Answers are JSON with status 200, or `error` and 400 (a wrong argument), 404 (no such run) or 422 (a journal that
+    cannot be read).
 
     Args:
         context: What TensorBoard knows; only the log directory is used.
@@ -80,7 +87,10 @@ class AdaptiveWeightsPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
             except _RequestError as error:
                 code, values = error.code, {"error": str(error)}
             except (OSError, ValueError) as error:
-                code, values = 500, {"error": str(error)}
+                code, values = _UNREADABLE, {"error": printable(error)}
+            except Exception as error:  # a journal's fault is no fault of the server
+                _logger.debug("%s cannot be answered.", request.url, exc_info=True)
+                code, values = _UNREADABLE, {"error": printable(f"{UNEXPECTED}: {error!r}")}
             return http_util.Respond(request, encode(values), "application/json", code=code)
 
         return serve

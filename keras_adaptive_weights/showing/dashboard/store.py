@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
+from keras_adaptive_weights.deciding.printable import printable
 from keras_adaptive_weights.journal.index import JournalIndex
 from keras_adaptive_weights.showing.dashboard.files import TensorBoardFiles, find_journals
 
+UNEXPECTED = "the journal holds what this version does not expect"
+_logger = logging.getLogger("keras_adaptive_weights")
 _NAMED_PATH = re.compile(r"^([^:/\\]{2,}):(?!//)(.+)$")
 
 
@@ -67,7 +72,8 @@ class RunStore:
             scan = self._scan
         if scan is not None:
             scan.join(self._patience_seconds)
-        return sorted(self._indices)
+        with self._lock:
+            return sorted(self._indices)
 
     def index(self, name: str) -> JournalIndex | None:
         """Return the refreshed index of a run; None where there is no such run.
@@ -85,44 +91,65 @@ class RunStore:
         """Return what the list of runs says about one; with `error` where its journal cannot be read."""
         try:
             index = self.index(name)
+            if index is None or not index.headers:
+                return {"run": name, "error": "the journal has no header yet"}
+            return {"run": name, **_about(index), "age": self._files.age(index.path, self._clock())}
         except (OSError, ValueError) as error:
-            return {"run": name, "error": str(error)}
-        if index is None or not index.headers:
-            return {"run": name, "error": "the journal has no header yet"}
-        header, spans = index.headers[-1], index.spans
-        return {
-            "run": name,
-            "id": header["run"],
-            "term": header["term"],
-            "version": header["version"],
-            "base_weight": header["base_weight"],
-            "config": header["config"],
-            "resumed": len(index.headers) - 1,
-            "first": spans[0].first if spans else 0,
-            "last": spans[-1].last if spans else 0,
-            "weight": index.weight,
-            "shadow": index.shadow,
-            "proposed": index.proposed,
-            "enabled": bool(header["config"].get("enabled", True)) and not index.disabled,
-            "events": len(index.events),
-            "superseded": index.superseded,
-            "problems": index.problems,
-            "generation": index.generation,
-            "bytes": index.size,
-            "ended": index.ended,
-            "age": self._files.age(index.path, self._clock()),
-        }
+            return {"run": name, "error": printable(error)}
+        except Exception as error:  # whatever one journal holds, the other runs are shown
+            _logger.debug("The journal of run %r cannot be summed up.", name, exc_info=True)
+            return {"run": name, "error": printable(f"{UNEXPECTED}: {error!r}")}
 
     def _rescan(self) -> None:
-        found = {}
-        for root, path in self._roots.items():
-            for run, journal in find_journals(path):
-                name = run if not root else f"{root}/{run}" if run != "." else root
-                found[name] = self._indices.get(name) or JournalIndex(journal, self._files)
-        with self._lock:
-            self._indices = found
-            self._scanned = self._clock()
-            self._scan = None
+        found: set[str] = set()
+        try:
+            for root, path in self._roots.items():
+                for run, journal in find_journals(path):
+                    name = _unlike(found, run if not root else f"{root}/{run}" if run != "." else root)
+                    found.add(name)
+                    self._note(name, journal)
+        finally:
+            with self._lock:
+                self._indices = {name: index for name, index in self._indices.items() if name in found}
+                self._scanned = self._clock()
+                self._scan = None
+
+    def _note(self, name: str, journal: str) -> None:
+        """Take in a journal that was found: at once, since the search for others may take long."""
+        known = self._indices.get(name)
+        if known is None or known.path != journal:
+            with self._lock:
+                self._indices[name] = JournalIndex(journal, self._files)
+
+
+def _about(index: JournalIndex) -> dict[str, Any]:
+    header, spans = index.headers[-1], index.spans
+    return {
+        "id": header["run"],
+        "term": header["term"],
+        "version": header["version"],
+        "base_weight": header["base_weight"],
+        "config": header["config"],
+        "resumed": len(index.headers) - 1,
+        "first": spans[0].first if spans else 0,
+        "last": spans[-1].last if spans else 0,
+        "weight": index.weight,
+        "shadow": index.shadow,
+        "proposed": index.proposed,
+        "enabled": bool(header["config"].get("enabled", True)) and not index.disabled,
+        "events": len(index.events),
+        "superseded": index.superseded,
+        "problems": index.problems,
+        "generation": index.generation,
+        "bytes": index.size,
+        "ended": index.ended,
+    }
+
+
+def _unlike(names: Container[str], name: str) -> str:
+    """Return a name for a run that no other has: two log directories may have runs of one name."""
+    numbered = (f"{name} ({number})" for number in itertools.count(2))
+    return name if name not in names else next(other for other in numbered if other not in names)
 
 
 def _expanded(path: str) -> str:
