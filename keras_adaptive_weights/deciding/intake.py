@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
+from typing import Any, TypeVar
 
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Observation, Reason
-from keras_adaptive_weights.deciding.state import KEPT_FIELDS, ControllerState, Trial
+from keras_adaptive_weights.deciding.state import KEPT_FIELDS, EnvelopeState, Trial, W
 from keras_adaptive_weights.deciding.statistics import mean, measure_noise
 
 MIN_REFERENCE = 5
 """Losses needed before one is compared with them."""
 _BREAKER_COST = 10
 _SPIKE_DEVIATIONS = 5.0
+S = TypeVar("S", bound=EnvelopeState[Any])
 
 
-def breaker_tripped(config: AdaptiveWeightConfig, state: ControllerState) -> bool:
+def breaker_tripped(config: AdaptiveWeightConfig, state: EnvelopeState[Any]) -> bool:
     """Whether there were too many non-finite steps: each fills a bucket by ten, each finite step drains it by one."""
     return state.breaker >= config.max_non_finite_steps * _BREAKER_COST
 
 
-def feed(config: AdaptiveWeightConfig, state: ControllerState, seen: Observation) -> ControllerState:
+def feed(config: AdaptiveWeightConfig, state: S, seen: Observation) -> S:
     """Return the state after one more observation.
 
     Statistics come from finite, applied steps only. A step that loss scaling skipped is routine: it is counted, no
@@ -54,10 +56,10 @@ def feed(config: AdaptiveWeightConfig, state: ControllerState, seen: Observation
         losses,
         norms,
     )
-    return ControllerState._make(kept + changed)
+    return type(state)._make(kept + changed)
 
 
-def _feed_skipped(config: AdaptiveWeightConfig, state: ControllerState, seen: Observation) -> ControllerState:
+def _feed_skipped(config: AdaptiveWeightConfig, state: S, seen: Observation) -> S:
     """Return the state after a step that the optimizer did not take, or on which something was not finite."""
     state = state._replace(
         step=seen.step,
@@ -82,7 +84,7 @@ def _smoothed(config: AdaptiveWeightConfig, average: float | None, value: float 
     return average + config.loss_smoothing_factor * (value - average)
 
 
-def _is_spike(config: AdaptiveWeightConfig, state: ControllerState, loss: float) -> bool:
+def _is_spike(config: AdaptiveWeightConfig, state: EnvelopeState[Any], loss: float) -> bool:
     """Whether the loss is far above its level, and further than the noise of the losses reaches."""
     if state.trial is not None:
         level = state.trial.baseline
@@ -96,12 +98,12 @@ def _is_spike(config: AdaptiveWeightConfig, state: ControllerState, loss: float)
     return loss > level * math.exp(min(_SPIKE_DEVIATIONS * noise.deviation, 700.0))
 
 
-def _harmed(trial: Trial, reason: Reason, ratio: float) -> Trial:
+def _harmed(trial: Trial[W], reason: Reason, ratio: float) -> Trial[W]:
     """Return the trial with the harm that was done; what was found first stands."""
     return trial if trial.harm else trial._replace(harm=reason, ratio=ratio)
 
 
-def _feed_trial(config: AdaptiveWeightConfig, trial: Trial, recent: tuple[float, ...], *, spike: bool) -> Trial:
+def _feed_trial(config: AdaptiveWeightConfig, trial: Trial[W], recent: tuple[float, ...], *, spike: bool) -> Trial[W]:
     """Hold the newest losses since the change against what they were before it.
 
     The newest only, as what a weight does to the loss shows with a lag.

@@ -1,20 +1,23 @@
-"""What the controller remembers: a frozen, bounded state that JSON can hold, and the metrics read off it."""
+"""What an envelope remembers: a frozen, bounded state that JSON can hold, and the metrics read off it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Reason
 from keras_adaptive_weights.deciding.statistics import Noise, Series
 
+W = TypeVar("W")
+"""What is decided on: one weight, or those of several terms by their names."""
 
-class Trial(NamedTuple):
+
+class Trial(NamedTuple, Generic[W]):
     """The change under observation: what to go back to, the losses before, their ratio since, and any harm it did."""
 
-    previous_weight: float
+    previous_weight: W
     baseline: float
     baseline_steps: int
     noise: Noise
@@ -23,7 +26,7 @@ class Trial(NamedTuple):
     harm: Reason | None = None
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Trial:
+    def from_dict(cls, values: Mapping[str, Any]) -> Trial[W]:
         """Read plain values."""
         harm = values["harm"]
         return cls(**{**values, "noise": Noise(**values["noise"]), "harm": None if harm is None else Reason(harm)})
@@ -33,18 +36,18 @@ KEPT_FIELDS = 8
 """So many fields of the state, the first ones, no finite step changes."""
 
 
-class ControllerState(NamedTuple):
-    """Everything the controller remembers. Frozen, bounded, and the same after a round trip through JSON.
+class EnvelopeState(NamedTuple, Generic[W]):
+    """Everything an envelope remembers. Frozen, bounded, and the same after a round trip through JSON.
 
     `faults_off_trial`: since the last rollback, a non-finite step came after a stable one with no change on trial.
-    `weight` is what was decided. In a shadow run it is what the controller proposes, and `held_weight` what stays in
+    `weight` is what was decided. In a shadow run it is what the envelope proposes, and `held_weight` what stays in
     force; otherwise that is None.
     """
 
-    weight: float
-    base_weight: float
-    held_weight: float | None = None
-    previous_weight: float | None = None
+    weight: W
+    base_weight: W
+    held_weight: W | None = None
+    previous_weight: W | None = None
     cooling: int = 0
     disabled: bool = False
     faults_off_trial: bool = False
@@ -57,15 +60,47 @@ class ControllerState(NamedTuple):
     last_finite: bool = True
     breaker: int = 0
     rollbacks: int = 0
-    trial: Trial | None = None
+    trial: Trial[W] | None = None
     running_total_loss: float | None = None
     losses: Series = Series()
     gradient_norms: Series = Series()
 
     @property
-    def weight_in_force(self) -> float:
+    def weight_in_force(self) -> W:
         """The weight that the loss reads."""
         return self.weight if self.held_weight is None else self.held_weight
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that `from_dict` reads back."""
+        return {
+            **self._asdict(),
+            "trial": self.trial and {**self.trial._asdict(), "noise": self.trial.noise._asdict()},
+            "losses": self.losses._asdict(),
+            "gradient_norms": self.gradient_norms._asdict(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote, also after JSON turned its tuples into lists."""
+
+        def series(name: str) -> Series:
+            stored = values[name]
+            return Series(tuple(stored["recent"]), tuple(stored["reference"]), stored["reference_mean"])
+
+        trial = values["trial"]
+        return cls(
+            **{
+                **values,
+                "trial": None if trial is None else Trial.from_dict(trial),
+                **{name: series(name) for name in ("losses", "gradient_norms")},
+            }
+        )
+
+
+class ControllerState(EnvelopeState[float]):
+    """Everything the envelope of one weight remembers."""
+
+    __slots__ = ()
 
     def within(self, config: AdaptiveWeightConfig) -> ControllerState:
         """Return the state with every weight moved to the nearer bound of `config` where it is outside."""
@@ -80,32 +115,6 @@ class ControllerState(NamedTuple):
             previous_weight=None if previous is None else clamp(previous),
             trial=trial and trial._replace(previous_weight=clamp(trial.previous_weight)),
             held_weight=None if held is None else clamp(held),
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values that `from_dict` reads back."""
-        return {
-            **self._asdict(),
-            "trial": self.trial and {**self.trial._asdict(), "noise": self.trial.noise._asdict()},
-            "losses": self.losses._asdict(),
-            "gradient_norms": self.gradient_norms._asdict(),
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ControllerState:
-        """Read what `to_dict` wrote, also after JSON turned its tuples into lists."""
-
-        def series(name: str) -> Series:
-            stored = values[name]
-            return Series(tuple(stored["recent"]), tuple(stored["reference"]), stored["reference_mean"])
-
-        trial = values["trial"]
-        return cls(
-            **{
-                **values,
-                "trial": None if trial is None else Trial.from_dict(trial),
-                **{name: series(name) for name in ("losses", "gradient_norms")},
-            }
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_adaptive_weights.deciding import guide_rule as controller
+from keras_adaptive_weights.deciding import envelope, guide_rule, safeguards
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Decision, Observation, Reason
 from keras_adaptive_weights.deciding.observers import DecisionObserver
@@ -154,25 +154,25 @@ class AdaptiveWeight:
         """
         with self._lock:
             with self._exclusively():
-                decision = self._take(lambda state: controller.step(self._config, state, observations), observations)
+                decision = self._take(lambda state: guide_rule.step(self._config, state, observations), observations)
             self._serve()
             return decision
 
     def disable(self, note: str = "") -> None:
         """Return to the base weight at once and stay there until `enable`."""
-        self._request(lambda state: controller.disable(state, note))
+        self._request(lambda state: envelope.disable(state, note))
 
     def enable(self, note: str = "") -> None:
         """Let the weight move again, after a full cooling period."""
-        self._request(lambda state: controller.enable(self._config, state, note))
+        self._request(lambda state: envelope.enable(self._config, state, note))
 
     def rollback(self, note: str = "") -> None:
         """Undo the last change. Where there is none, a REJECT is recorded."""
-        self._request(lambda state: controller.rollback(self._config, state, note))
+        self._request(lambda state: envelope.rollback(self._config, state, note))
 
     def reset(self, note: str = "") -> None:
         """Forget the statistics and begin the warmup again; weight and a disable stay."""
-        self._request(lambda state: controller.reset(state, note))
+        self._request(lambda state: envelope.reset(state, note))
 
     def model_recovered(self, reason: Reason, evidence: Mapping[str, float], note: str = "") -> None:
         """Begin the statistics again, because the model went back to a snapshot; weight and a disable stay.
@@ -182,7 +182,7 @@ class AdaptiveWeight:
             evidence: The recovery's numbers by name.
             note: What else is known.
         """
-        self._request(lambda state: controller.reset(state, note, reason, evidence))
+        self._request(lambda state: envelope.reset(state, note, reason, evidence))
 
     def set_shadow(self, shadow: bool | None) -> None:
         """Let decisions only be recorded (`True`) or take effect (`False`), whatever checkpoint is loaded from now on.
@@ -289,7 +289,7 @@ class AdaptiveWeight:
     def _go_on_from(self, state: ControllerState) -> None:
         """Take over a state that was not decided on here."""
         if self._shadow is not None:
-            state = controller.set_shadow(self._config, state, shadow=self._shadow)
+            state = safeguards.set_shadow(self._config, state, shadow=self._shadow)
         self._state = state
         self._put_in_force()
 

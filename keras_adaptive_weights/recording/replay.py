@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 
-from keras_adaptive_weights.deciding import guide_rule as controller
+from keras_adaptive_weights.deciding import envelope, guide_rule, safeguards
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Action, Decision, Observation
 from keras_adaptive_weights.deciding.state import ControllerState, initial_state
@@ -56,7 +56,7 @@ def replay(
     state = initial_state(config, base_weight)
     decisions = []
     for observation in source:
-        state, decision = controller.step(config, state, (observation,))
+        state, decision = guide_rule.step(config, state, (observation,))
         decisions.append(decision)
     return decisions
 
@@ -73,10 +73,10 @@ def _decide_again(
         elif state is None:
             state = _start(header, settings, base_weight)
         else:
-            state = controller.set_shadow(settings, state, shadow=header.shadow)
+            state = safeguards.set_shadow(settings, state, shadow=header.shadow)
         for entry in entries:
             if entry.observations:
-                state, decision = controller.step(settings, state, entry.observations)
+                state, decision = guide_rule.step(settings, state, entry.observations)
             elif entry.event is not None and entry.event.by_hand:
                 state, decision = _from_outside(settings, state, entry.event)
             else:
@@ -112,9 +112,9 @@ def _from_outside(
 ) -> tuple[ControllerState, Decision]:
     """Do again what was asked for from outside the controller at this point of the record."""
     if event.action is Action.DISABLE:
-        return controller.disable(state, event.note)
+        return envelope.disable(state, event.note)
     if event.action is Action.ENABLE:
-        return controller.enable(config, state, event.note)
+        return envelope.enable(config, state, event.note)
     if event.action is Action.RESET:
-        return controller.reset(state, event.note, event.reason, event.evidence)
-    return controller.rollback(config, state, event.note)
+        return envelope.reset(state, event.note, event.reason, event.evidence)
+    return envelope.rollback(config, state, event.note)

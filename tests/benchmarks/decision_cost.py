@@ -29,7 +29,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 from markdown import publish, table
 
 import keras_adaptive_weights as kaw
-from keras_adaptive_weights.deciding import guide_rule as controller
+from keras_adaptive_weights.deciding import guide_rule
 from keras_adaptive_weights.deciding.state import initial_state
 from keras_adaptive_weights.journal.lines import Header
 
@@ -64,7 +64,7 @@ def _time(name: str, stream: Callable[[], Iterator[kaw.Observation]], count: int
     events, took = 0, []
     for _, seen in zip(range(count), stream(), strict=False):
         begin = time.perf_counter_ns()
-        state, decision = controller.step(config, state, (seen,))
+        state, decision = guide_rule.step(config, state, (seen,))
         took.append(1e-3 * (time.perf_counter_ns() - begin))
         events += decision.is_event
     took = took[config.warmup_steps + config.smoothing_steps :]
@@ -80,7 +80,7 @@ def _replay(name: str, stream: Callable[[], Iterator[kaw.Observation]], count: i
         path = Path(folder) / "journal.jsonl"
         writer = kaw.JournalWriter(path, Header("run", "mel_loss", _BASE_WEIGHT, config, state.to_dict()))
         for observation in seen:
-            state, decision = controller.step(config, state, (observation,))
+            state, decision = guide_rule.step(config, state, (observation,))
             writer.observe((observation,), decision)
         writer.close()
         return [name, *(f"{count / _fastest(kaw.replay, source):,.0f}" for source in (seen, path))]

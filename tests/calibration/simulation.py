@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 import keras_adaptive_weights as kaw
-from keras_adaptive_weights.deciding import guide_rule as controller
+from keras_adaptive_weights.deciding import guide_rule
 from keras_adaptive_weights.deciding.state import initial_state
 
 BASE = 2.5
@@ -104,7 +104,7 @@ def decide(
     config = config or kaw.AdaptiveWeightConfig()
     state, events = initial_state(config, BASE), []
     for start in range(0, len(seen), execution):
-        state, decision = controller.step(config, state, seen[start : start + execution])
+        state, decision = guide_rule.step(config, state, seen[start : start + execution])
         events += [decision] if decision.is_event else []
     return events
 
@@ -186,7 +186,7 @@ def trial(
         response += ((math.log(effect) if state.weight != BASE else 0.0) - response) / lag
         loss = float(losses[step - 1]) * math.exp(response)
         seen = kaw.Observation(step, loss, state.weight * loss, float(norms[step - 1]))
-        state, decision = controller.step(config, state, (seen,))
+        state, decision = guide_rule.step(config, state, (seen,))
         if changed is None:
             changed = step if decision.action in _UP_AND_DOWN else None
         elif decision.action is kaw.Action.ROLLBACK:
@@ -214,7 +214,7 @@ def closed_loop(
         response += (math.log(state.weight / BASE) - response) / lag
         loss = level * math.exp(-elasticity * response)
         seen = kaw.Observation(step, loss, state.weight * loss, norm * math.exp(response))
-        state, decision = controller.step(config, state, (seen,))
+        state, decision = guide_rule.step(config, state, (seen,))
         weights.append(state.weight)
         events += [step] if decision.is_event else []
     late = weights[steps // 2 :]

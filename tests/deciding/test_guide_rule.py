@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from keras_adaptive_weights import Action, AdaptiveWeightConfig, Observation, Reason, replay
-from keras_adaptive_weights.deciding import guide_rule as controller
+from keras_adaptive_weights import Action, AdaptiveWeightConfig, Decision, Observation, Reason, replay
+from keras_adaptive_weights.deciding import envelope, guide_rule, intake
 from keras_adaptive_weights.deciding.state import (
     KEPT_FIELDS,
     ControllerState,
@@ -38,7 +38,7 @@ class Turn:
     before: ControllerState
     given: tuple[Observation, ...] | str
     after: ControllerState
-    decision: controller.Decision
+    decision: Decision
 
 
 def play(config, base_weight, script, execution=1):
@@ -51,7 +51,7 @@ def play(config, base_weight, script, execution=1):
             if len(batch) < execution and isinstance(following, Observation):
                 continue
             given_, batch = tuple(batch), []
-            after, decision = controller.step(config, state, given_)
+            after, decision = guide_rule.step(config, state, given_)
         else:
             given_ = item
             after, decision = by_hand(config, state, item)
@@ -62,10 +62,10 @@ def play(config, base_weight, script, execution=1):
 
 def by_hand(config, state, name):
     if name in RECOVERIES:
-        return controller.reset(state, "restored", Reason(name), RECOVERY)
+        return envelope.reset(state, "restored", Reason(name), RECOVERY)
     if name in ("enable", "rollback"):
-        return getattr(controller, name)(config, state, "by hand")
-    return getattr(controller, name)(state, "by hand")
+        return getattr(envelope, name)(config, state, "by hand")
+    return getattr(envelope, name)(state, "by hand")
 
 
 def seen(*losses, norm=1.0, **values):
@@ -281,13 +281,13 @@ def test_validation_refuses_a_weight_that_must_not_be_used(weight, loss, average
     """Called directly: a weight outside the bounds is never proposed."""
     state = initial_state(QUICK, 2.5)
     evidence = {"loss": loss, "running_average": average}
-    assert controller._refusal(QUICK, state, weight, evidence) is refusal
+    assert envelope._refusal(QUICK, state, weight, evidence) is refusal
 
 
 @pytest.mark.parametrize(("weight", "refusal"), [(9.9, "weight_out_of_range"), (NAN, "weight_not_finite")])
 def test_a_doctored_state_is_refused_and_not_applied(weight, refusal):
     state = play(QUICK, 2.5, LOWERED[:-1])[-1].after._replace(weight=weight)
-    after, decision = controller.step(QUICK, state, LOWERED[-1:])
+    after, decision = guide_rule.step(QUICK, state, LOWERED[-1:])
     assert (decision.action, decision.reason) == ("reject", refusal)
     assert repr(after.weight) == repr(decision.new_weight) == repr(weight)
 
@@ -361,7 +361,7 @@ def test_each_rollback_in_a_row_doubles_the_cooling_and_a_passed_trial_resets_it
     def feed(items):
         nonlocal state
         for item in items:
-            state, _ = controller.step(config, state, (item._replace(step=state.step + 1),))
+            state, _ = guide_rule.step(config, state, (item._replace(step=state.step + 1),))
 
     feed(START)
     level = 1.0
@@ -462,7 +462,7 @@ def test_enable_starts_the_breaker_afresh():
 
 def test_disable_goes_to_the_base_weight_at_once_from_anywhere():
     state = initial_state(QUICK, 2.5)._replace(weight=4.9)
-    after, decision = controller.disable(state, "clipping")
+    after, decision = envelope.disable(state, "clipping")
     assert (after.weight, after.disabled) == (2.5, True)
     assert (decision.action, decision.old_weight, decision.new_weight, decision.note) == (
         "disable",
@@ -495,7 +495,7 @@ def test_a_step_takes_every_field_on():
     known |= {"faults_off_trial": True}
     numbers = {name: 3 for name in ControllerState._fields if name not in known}
     before = ControllerState(**known, **numbers)
-    after, _ = controller.step(QUICK, before, seen(1.5, norm=4.0))
+    after, _ = guide_rule.step(QUICK, before, seen(1.5, norm=4.0))
     fresh = ControllerState(1.0, 1.0)
     assert not [name for name in known | numbers if getattr(before, name) == getattr(fresh, name)], "a test of all"
     assert after[:KEPT_FIELDS] == before[:KEPT_FIELDS]
@@ -513,7 +513,7 @@ def test_reset_does_not_shorten_the_cooling():
 
 def test_no_observations_are_refused():
     with pytest.raises(ValueError, match=r"`observations` must hold at least one Observation"):
-        controller.step(QUICK, initial_state(QUICK, 2.5), ())
+        guide_rule.step(QUICK, initial_state(QUICK, 2.5), ())
 
 
 # --- statistics within the controller ----------------------------------------------------------------
@@ -551,7 +551,7 @@ def test_a_spike_among_noisy_losses_is_one_that_the_noise_does_not_explain():
 
 def test_validation_of_a_weight_changes_no_statistics():
     turns = play(replace(QUICK, absurd_loss_factor=1.5), 2.5, RAISED)
-    rejected, fed = turns[-1], controller.feed(QUICK, turns[-1].before, turns[-1].given[0])
+    rejected, fed = turns[-1], intake.feed(QUICK, turns[-1].before, turns[-1].given[0])
     check(rejected, "reject", "weighted_loss_absurd")
     assert rejected.after == fed._replace(cooling=rejected.after.cooling)
 
@@ -636,7 +636,7 @@ def test_harm_within_an_execution_is_not_overlooked():
     state = play(QUICK, 2.5, RAISED + flat(8, 1.5))[-1].after
     assert state.trial is not None
     execution = flat(2, 1.5) + seen(NAN) + flat(5, 1.5)
-    _, decision = controller.step(QUICK, state, [o._replace(step=state.step + i) for i, o in enumerate(execution, 1)])
+    _, decision = guide_rule.step(QUICK, state, [o._replace(step=state.step + i) for i, o in enumerate(execution, 1)])
     assert (decision.action, decision.reason, decision.new_weight) == ("rollback", "trial_non_finite", 2.5)
 
 
@@ -690,5 +690,5 @@ def test_the_total_is_smoothed_by_the_factor():
         expected += 0.3 * (total - expected)
     state = play(QUICK, 2.5, [Observation(0, 1.0, total) for total in totals])[-1].after
     assert stability_metrics(state)["running_total_loss"] == pytest.approx(expected)
-    ignored = controller.feed(QUICK, state, Observation(5, 1.0, None))
+    ignored = intake.feed(QUICK, state, Observation(5, 1.0, None))
     assert ignored.running_total_loss == state.running_total_loss

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from test_guide_rule import RECOVERIES, UNREACHABLE, by_hand, play
 
 from keras_adaptive_weights import Action, AdaptiveWeightConfig, Observation, Reason
-from keras_adaptive_weights.deciding import guide_rule as controller
+from keras_adaptive_weights.deciding import guide_rule
 from keras_adaptive_weights.deciding.state import (
     ControllerState,
     adaptive_weight_metrics,
@@ -214,7 +214,7 @@ def test_the_state_survives_json_and_goes_on_the_same(history):
         if isinstance(turn.given, str):
             through_json, decision = by_hand(config, restored, turn.given)
         else:
-            through_json, decision = controller.step(config, restored, turn.given)
+            through_json, decision = guide_rule.step(config, restored, turn.given)
         assert repr(decision) == repr(turn.decision)
 
 

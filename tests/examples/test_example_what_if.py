@@ -8,7 +8,7 @@ import pytest
 import what_if as example
 
 import keras_adaptive_weights as kaw
-from keras_adaptive_weights.deciding import guide_rule as controller
+from keras_adaptive_weights.deciding import envelope, guide_rule, safeguards
 from keras_adaptive_weights.deciding.state import initial_state
 from keras_adaptive_weights.journal.lines import Header
 from keras_adaptive_weights.journal.writer import JournalWriter
@@ -27,11 +27,11 @@ def run(tmp_path_factory):
         level = (1.0, 1.4, 0.9)[step // 150 % 3]
         loss = math.nan if step == 170 else level * draw.lognormvariate(0.0, 0.05)
         seen = (kaw.Observation(step, loss, 2.5 * loss, 2.0, applied=step != 170),)
-        state, decision = controller.step(CONFIG, state, seen)
+        state, decision = guide_rule.step(CONFIG, state, seen)
         writer.observe(seen, decision)
         decisions.append(decision)
         if step == 600:
-            state, decision = controller.disable(state, "by hand")
+            state, decision = envelope.disable(state, "by hand")
             writer.observe((), decision)
             decisions.append(decision)
     writer.close()
@@ -77,12 +77,12 @@ def test_it_says_what_it_cannot_tell_and_from_where_on(capsys, run):
 
 
 def test_a_shadow_run_is_said_to_be_one(capsys, tmp_path):
-    state = controller.set_shadow(CONFIG, initial_state(CONFIG, 2.5), shadow=True)
+    state = safeguards.set_shadow(CONFIG, initial_state(CONFIG, 2.5), shadow=True)
     header = Header("a", "mel_loss", 2.5, CONFIG, state.to_dict())
     writer = JournalWriter(tmp_path / "journal.jsonl", header)
     for step in range(1, 200):
         seen = (kaw.Observation(step, 1.0 if step < 120 else 0.5, None, 2.0),)
-        state, decision = controller.step(CONFIG, state, seen)
+        state, decision = guide_rule.step(CONFIG, state, seen)
         writer.observe(seen, decision)
     writer.close()
     left, _, out = called(capsys, tmp_path, "cooling_period=100", png=tmp_path / "what_if.png")

@@ -12,7 +12,7 @@ import tensorflow as tf
 from modes import BATCH, CONFIG, STEPS, TERMS, WEIGHTS, bad_batch, data, dataset, make_model
 
 import keras_adaptive_weights as kaw
-from keras_adaptive_weights.deciding import guide_rule as controller
+from keras_adaptive_weights.deciding import guide_rule
 from keras_adaptive_weights.deciding.state import initial_state
 
 # Largest deviation allowed: of a parameter from plain Keras's (parameters are about 1), and of telemetry from the value
@@ -186,7 +186,7 @@ def decision_deviation(mode, run, hand):
     groups = [seen[i : i + mode.steps] for i in range(0, STEPS, mode.steps)]
     wrong += unlike(len(groups), len(run.decisions))
     for group, actual in zip(groups, run.decisions, strict=False):
-        state, decision = controller.step(CONFIG, state, group)
+        state, decision = guide_rule.step(CONFIG, state, group)
         wrong += unlike((len(group), decision.step, decision.action, decision.reason), tuple(actual[:4]))
     events = [action for _, _, action, _, _ in run.decisions if action != kaw.Action.HOLD]
     return wrong + unlike(bool(events), True)  # a run without a change of weight shows nothing

@@ -14,10 +14,10 @@ from keras_adaptive_weights import (
     Journal,
     JournalWriter,
     Observation,
-    controller,
     read_journal,
     replay,
 )
+from keras_adaptive_weights.deciding import guide_rule
 from keras_adaptive_weights.deciding.state import initial_state
 from keras_adaptive_weights.journal.lines import Header
 
@@ -44,7 +44,7 @@ def test_one_decision_for_each_observation():
 def test_the_decisions_are_those_of_the_controller():
     state, expected = initial_state(CONFIG, 3.0), []
     for observation in recorded():
-        state, decision = controller.step(CONFIG, state, (observation,))
+        state, decision = guide_rule.step(CONFIG, state, (observation,))
         expected.append(decision)
     assert repr(replay(recorded(), CONFIG, base_weight=3.0)) == repr(expected), "repr: NaN is not equal to itself"
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_adaptive_weights import AdaptiveWeightConfig, Observation, read_journal, replay
-from keras_adaptive_weights.deciding import guide_rule as controller
+from keras_adaptive_weights.deciding import envelope, guide_rule
 from keras_adaptive_weights.deciding.decision import Action, Decision, Reason
 from keras_adaptive_weights.deciding.state import ControllerState, initial_state
 from keras_adaptive_weights.journal.lines import (
@@ -65,17 +65,17 @@ class Run:
     def train(self, steps, per_execution=1):
         for _ in range(steps // per_execution):
             seen = self.seen[self.state.step : self.state.step + per_execution]
-            self.note(seen, *controller.step(self.config, self.state, seen))
+            self.note(seen, *guide_rule.step(self.config, self.state, seen))
         return self
 
     def by_hand(self, action):
         evidence = {"snapshot_step": 40.0, "recoveries": 1.0}
         request = {
-            "disable": lambda: controller.disable(self.state, "noise in the attic"),
-            "enable": lambda: controller.enable(self.config, self.state, "all clear"),
-            "rollback": lambda: controller.rollback(self.config, self.state, "by hand"),
-            "reset": lambda: controller.reset(self.state, "new data"),
-            "recover": lambda: controller.reset(self.state, "", Reason.RECOVERED_FROM_SKIPS, evidence),
+            "disable": lambda: envelope.disable(self.state, "noise in the attic"),
+            "enable": lambda: envelope.enable(self.config, self.state, "all clear"),
+            "rollback": lambda: envelope.rollback(self.config, self.state, "by hand"),
+            "reset": lambda: envelope.reset(self.state, "new data"),
+            "recover": lambda: envelope.reset(self.state, "", Reason.RECOVERED_FROM_SKIPS, evidence),
         }[action]
         self.note((), *request())
         return self
@@ -165,7 +165,7 @@ def test_the_record_is_that_of_the_run_not_of_these_settings(path):
     path.unlink()
     run.state = initial_state(CONFIG, 2.5)
     for seen in run.seen[:333]:
-        run.state, _ = controller.step(CONFIG, run.state, (seen,))
+        run.state, _ = guide_rule.step(CONFIG, run.state, (seen,))
     run.begin().train(400).end()
     assert texts(replay(path)) == texts(run.decisions)
     assert replay(path)[0].old_weight != 2.5
@@ -208,10 +208,10 @@ def test_what_a_resume_superseded_is_left_out():
     seen = observations(400)
     state, states = initial_state(CONFIG, 2.5), {}
     for step, observation in enumerate(seen, 1):
-        state, _ = controller.step(CONFIG, state, (observation,))
+        state, _ = guide_rule.step(CONFIG, state, (observation,))
         states[step] = state
     headers = [Header("run", "mel_loss", 2.5, CONFIG, s.to_dict()) for s in (initial_state(CONFIG, 2.5), states[250])]
-    _, disabled = controller.disable(states[300])
+    _, disabled = envelope.disable(states[300])
     lost = [Entry((observation,)) for observation in seen[:300]] + [Entry((), disabled)]
     journal = Journal(headers, [lost, [Entry((observation,)) for observation in seen[250:]]])
     assert texts(replay(journal)) == texts(replay(journal, CONFIG)) == texts(replay(seen, CONFIG))

@@ -4,7 +4,7 @@ import json
 import math
 import random
 
-from keras_adaptive_weights.deciding import guide_rule as controller
+from keras_adaptive_weights.deciding import envelope, guide_rule
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Observation, Reason
 from keras_adaptive_weights.deciding.state import initial_state
@@ -39,18 +39,18 @@ class RunMaker:
     def observe(self, steps, per_execution=1):
         for _ in range(steps // per_execution):
             seen = [self._next() for _ in range(per_execution)]
-            self.state, decision = controller.step(self.config, self.state, seen)
+            self.state, decision = guide_rule.step(self.config, self.state, seen)
             self._note(seen, decision)
         return self
 
     def by_hand(self, action, note):
         state, config = self.state, self.config
         self.state, decision = {
-            "disable": lambda: controller.disable(state, note),
-            "enable": lambda: controller.enable(config, state, note),
-            "rollback": lambda: controller.rollback(config, state, note),
-            "reset": lambda: controller.reset(state, note),
-            "recover": lambda: controller.reset(state, note, Reason.RECOVERED_FROM_SKIPS, {"snapshot_step": 40.0}),
+            "disable": lambda: envelope.disable(state, note),
+            "enable": lambda: envelope.enable(config, state, note),
+            "rollback": lambda: envelope.rollback(config, state, note),
+            "reset": lambda: envelope.reset(state, note),
+            "recover": lambda: envelope.reset(state, note, Reason.RECOVERED_FROM_SKIPS, {"snapshot_step": 40.0}),
         }[action]()
         self._note((), decision)
         return self

@@ -16,7 +16,7 @@ import verify
 from given_losses import QUICK, RISING, fit, make_model
 
 import keras_adaptive_weights as kaw
-from keras_adaptive_weights.deciding import guide_rule as controller
+from keras_adaptive_weights.deciding import envelope, guide_rule
 from keras_adaptive_weights.deciding.state import ControllerState, initial_state
 from keras_adaptive_weights.journal.continuation import let_go
 from keras_adaptive_weights.journal.index import JournalIndex
@@ -75,12 +75,12 @@ def check_replay(folder):
         state = ControllerState.from_dict(header.state)
         for entry in segment:
             if entry.observations:
-                state, decision = controller.step(header.config, state, entry.observations)
+                state, decision = guide_rule.step(header.config, state, entry.observations)
                 assert repr(entry.event or decision) == repr(decision)
             elif entry.event.action is kaw.Action.DISABLE:
-                state, _ = controller.disable(state)
+                state, _ = envelope.disable(state)
             else:
-                state, _ = controller.enable(header.config, state)
+                state, _ = envelope.enable(header.config, state)
 
 
 class DiedError(Exception):
@@ -172,7 +172,7 @@ class Run:
     def train(self, *losses):
         for loss in losses:
             seen = (kaw.Observation(self.state.step + 1, loss, 2.5 * loss, 1.0),)
-            self.state, decision = controller.step(self.config, self.state, seen)
+            self.state, decision = guide_rule.step(self.config, self.state, seen)
             self.writer.observe(seen, decision)
         return self
 
@@ -235,7 +235,7 @@ def test_a_second_kill_at_the_same_restore_point_keeps_both(tmp_path):
 def test_a_request_at_the_restore_point_counts_if_it_came_before_the_save(asked_after_the_save, tmp_path, caplog):
     first = Run(tmp_path).train(*RISING[:20])
     saved = first.state
-    first.ask(controller.disable, "operator heard clipping")
+    first.ask(envelope.disable, "operator heard clipping")
     if not asked_after_the_save:
         saved = first.save()
     first.train(1.0).die()
@@ -249,11 +249,11 @@ def test_a_request_at_the_restore_point_counts_if_it_came_before_the_save(asked_
 
 
 def disable(run, note="operator"):
-    return run.ask(controller.disable, note)
+    return run.ask(envelope.disable, note)
 
 
 def enable(run, note="operator"):
-    return run.ask(lambda state, note: controller.enable(QUICK, state, note), note)
+    return run.ask(lambda state, note: envelope.enable(QUICK, state, note), note)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def enable(run, note="operator"):
         ([lambda run: disable(run.train(*[1.0] * 5)), lambda run: run.train(*[1.0] * 2).save()], 25),
         ([lambda run: disable(run.train(*[1.0] * 5)), lambda run: disable(run.train(*[1.0] * 5)).save()], None),
         ([lambda run: disable(run.train(*[1.0] * 5)), lambda run: run.train(*[1.0] * 9).save()], None),
-        ([lambda run: run.ask(controller.reset).train(1.0)], None),
+        ([lambda run: run.ask(envelope.reset).train(1.0)], None),
     ],
 )
 def test_the_last_word_of_the_operator_counts_over_any_number_of_kills(lives, expected, tmp_path):
@@ -356,9 +356,9 @@ def test_a_disable_that_the_script_repeats_itself_is_in_the_record_once(tmp_path
 
 def test_going_on_in_the_same_process_takes_nothing_back(tmp_path):
     """A disable that was asked for last, and one undone between two fits, where no journal was open."""
-    first = Run(tmp_path).train(*RISING[:20]).ask(controller.disable, "by hand")
+    first = Run(tmp_path).train(*RISING[:20]).ask(envelope.disable, "by hand")
     first.writer.close()
-    enabled = controller.enable(QUICK, first.state)[0]
+    enabled = envelope.enable(QUICK, first.state)[0]
     second = Run(tmp_path, state=enabled).train(1.0)
     second.writer.close()
     assert [event.note for event in kaw.read_journal(second.path).events] == ["by hand"]
@@ -432,7 +432,7 @@ def test_an_open_journal_of_another_run_in_this_process_is_refused(tmp_path):
 def test_a_writer_left_open_by_an_exception_is_taken_over(tmp_path):
     first = Run(tmp_path).train(*RISING[:20])
     second = Run(tmp_path, state=first.state).train(1.0)
-    first.train(1.0).ask(controller.disable)  # still subscribed somewhere, and harmless
+    first.train(1.0).ask(envelope.disable)  # still subscribed somewhere, and harmless
     second.writer.close()
     assert second.steps == 21
 
@@ -491,7 +491,7 @@ def observer(folder, step=None):
 def write(events, state, steps):
     for _ in range(steps):
         seen = (kaw.Observation(state.step + 1, 1.0),)
-        state, decision = controller.step(QUICK, state, seen)
+        state, decision = guide_rule.step(QUICK, state, seen)
         events.observe(seen, decision)
     return state
 
@@ -523,7 +523,7 @@ def test_what_is_asked_for_at_a_step_already_written_comes_with_the_next(tmp_pat
     events = observer(tmp_path)
     state = write(events, initial_state(QUICK, 2.5), 5)
     for _ in range(2):
-        state, decision = controller.disable(state, "by hand")
+        state, decision = envelope.disable(state, "by hand")
         events.observe((), decision)
     state = write(events, state, 1)
     events.close()
@@ -531,7 +531,7 @@ def test_what_is_asked_for_at_a_step_already_written_comes_with_the_next(tmp_pat
     assert steps["mel_weight"] == [1, 2, 3, 4, 5, 6]
     assert steps["decisions/disable"] == [5]
     events = observer(tmp_path, step=6)
-    state, decision = controller.enable(QUICK, state, "by hand")
+    state, decision = envelope.enable(QUICK, state, "by hand")
     events.observe((), decision)
     write(events, state, 1)
     events.close()
