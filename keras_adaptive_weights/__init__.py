@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from keras_adaptive_weights.recording.replay import replay
     from keras_adaptive_weights.training.callback import AdaptiveMelWeightCallback, AdaptiveWeightCallback
     from keras_adaptive_weights.training.recovery import ModelRecovery, TrainingStopped
+    from keras_adaptive_weights.training.stable import stable
     from keras_adaptive_weights.training.train_step import StableModel, StableTrainStepMixin
 
 _HOME = {
@@ -49,6 +50,7 @@ _HOME = {
     "XTTSLoss": "losses.xtts",
     "read_journal": "journal.reader",
     "replay": "recording.replay",
+    "stable": "training.stable",
 }
 
 __all__ = [
@@ -76,6 +78,7 @@ __all__ = [
     "__version__",
     "read_journal",
     "replay",
+    "stable",
 ]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_adaptive_weights.losses.composite import CompositeLoss
+from keras_adaptive_weights.losses.keras_losses import from_compile, has_adaptive_weights
 from keras_adaptive_weights.runtime.distribution import (
     BuildsFromLocalBatch,
     check_steps_per_execution,
@@ -94,6 +95,29 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         finally:
             if (telemetry := getattr(self, "_telemetry", None)) is not None:
                 telemetry.handed_out = None
+
+    @functools.wraps(keras.Model.compile, assigned=())
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """As Keras's, and `loss_weights` may hold `AdaptiveWeight`s: then the losses become one `OutputLosses`.
+
+        Raises:
+            ValueError: Weights that do not fit the losses.
+        """
+        given = inspect.signature(keras.Model.compile).bind(self, *args, **kwargs).arguments
+        del given["self"]
+        if has_adaptive_weights(given.get("loss_weights")):
+            output_names = getattr(self, "output_names", None)
+            given["loss"] = from_compile(given.get("loss"), given.pop("loss_weights"), output_names)
+        super().compile(**given)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """As Keras's, which wants its own `compile`."""
+        if type(self).compile is not StableTrainStepMixin.compile:
+            super().compile_from_config(config)
+            return
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Train on one batch and return the logs."""

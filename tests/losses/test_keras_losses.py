@@ -1,0 +1,207 @@
+"""Losses as `compile` takes them, with an adaptive weight among the numbers: what Keras computes, to the last digit."""
+
+from __future__ import annotations
+
+import copy
+
+import keras
+import numpy as np
+import pytest
+
+import keras_adaptive_weights as kaw
+from keras_adaptive_weights.losses.keras_losses import OutputLosses, from_compile
+
+FROZEN = kaw.AdaptiveWeightConfig(enabled=False)
+pytestmark = pytest.mark.filterwarnings("ignore:Gradients do not exist for variables")  # of a head without a loss
+
+SAMPLES, BATCH = 8, 4
+RNG = np.random.default_rng(7)
+X = RNG.normal(size=(SAMPLES, 5)).astype("float32")
+TOKENS = RNG.integers(0, 6, size=(SAMPLES, 4))  # 0 is padding
+PRICE = RNG.normal(size=(SAMPLES, 1)).astype("float32")
+KIND = RNG.integers(0, 3, SAMPLES)
+RAMP = np.linspace(0.0, 2.0, SAMPLES).astype("float32")
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def relative_error(y_true, y_pred):
+    return keras.ops.mean(keras.ops.abs(y_true - y_pred) / (1.0 + keras.ops.abs(y_true)), axis=-1)
+
+
+def heads(cls, outputs):
+    """A model of two heads, in any structure of outputs."""
+    inputs = keras.Input((5,))
+    hidden = keras.layers.Dense(6, activation="relu", kernel_regularizer="l2")(inputs)
+    price = keras.layers.Dense(1, name="price")(hidden)
+    kind = keras.layers.Dense(3, activation="softmax", name="kind")(hidden)
+    return cls(inputs, outputs(price, kind))
+
+
+def one(cls):
+    inputs = keras.Input((5,))
+    return cls(inputs, keras.layers.Dense(1, name="price")(inputs))
+
+
+def sequential(cls):
+    del cls
+    return keras.Sequential([keras.Input((5,)), keras.layers.Dense(1, name="price")])
+
+
+def masked(cls):
+    inputs = keras.Input((4,), dtype="int32")
+    hidden = keras.layers.Embedding(6, 3, mask_zero=True)(inputs)
+    hidden = keras.layers.GRU(3, return_sequences=True)(hidden)
+    return cls(inputs, {"a": keras.layers.Dense(1, name="a")(hidden), "b": keras.layers.Dense(1, name="b")(hidden)})
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = keras.layers.Dense(1), keras.layers.Dense(1)
+
+    def call(self, x):
+        return [self.one(x), self.other(x)]
+
+
+class StableSubclassed(kaw.StableTrainStepMixin, Subclassed):
+    pass
+
+
+def subclassed(cls):
+    return Subclassed() if cls is keras.Model else StableSubclassed()
+
+
+TARGETS = RNG.normal(size=(SAMPLES, 4, 1)).astype("float32")
+TWO = {"price": PRICE, "kind": KIND}
+SPARSE = "sparse_categorical_crossentropy"
+CASES = {
+    # model, loss, weights: the first number becomes an AdaptiveWeight; the rest is of `fit` and `compile`
+    "one output": (one, "mse", [2.5], {"y": PRICE}),
+    "one output, one number": (one, relative_error, 2.5, {"y": PRICE}),
+    "sequential": (sequential, "mae", [2.5], {"y": PRICE, "metrics": ["mse"]}),
+    "dictionaries": (
+        lambda c: heads(c, lambda p, k: {"price": p, "kind": k}), {"price": "mse", "kind": SPARSE},
+        {"price": 2.5, "kind": 0.5},
+        {"y": TWO, "metrics": {"kind": ["accuracy"]}, "weighted_metrics": {"price": ["mae"]}},
+    ),
+    "lists": (lambda c: heads(c, lambda p, k: [p, k]), ["mse", SPARSE], [2.5, 0.5], {"y": [PRICE, KIND]}),
+    "tuples": (lambda c: heads(c, lambda p, k: (p, k)), ("mse", SPARSE), (2.5, 0.5), {"y": (PRICE, KIND)}),
+    "lists, dictionaries of losses": (
+        lambda c: heads(c, lambda p, k: [p, k]), {"kind": SPARSE, "price": "mse"}, {"price": 2.5, "kind": 0.5},
+        {"y": [PRICE, KIND]},
+    ),
+    "nested": (
+        lambda c: heads(c, lambda p, k: {"head": {"price": p}, "kind": k}), {"head": {"price": "mse"}, "kind": SPARSE},
+        {"head": {"price": 2.5}, "kind": 0.5}, {"y": {"head": {"price": PRICE}, "kind": KIND}},
+    ),
+    "an output without a loss": (
+        lambda c: heads(c, lambda p, k: {"price": p, "kind": k}), {"price": keras.losses.Huber(0.5), "kind": None},
+        {"price": 2.5, "kind": None}, {"y": {"price": PRICE, "kind": KIND}},
+    ),
+    "partial targets": (lambda c: heads(c, lambda p, k: [p, k]), [None, SPARSE], [None, 2.5], {"y": [KIND]}),
+    "objects and functions": (
+        lambda c: heads(c, lambda p, k: {"price": p, "kind": k}),
+        {"price": relative_error, "kind": keras.losses.SparseCategoricalCrossentropy(reduction="sum")},
+        {"price": 2.5, "kind": 0.5}, {"y": TWO},
+    ),
+    "chosen by shape": (
+        lambda c: heads(c, lambda p, k: {"price": p, "kind": k}), {"price": "mse", "kind": "crossentropy"},
+        {"price": 0.5, "kind": 2.5}, {"y": TWO},
+    ),
+    "sample weights": (
+        lambda c: heads(c, lambda p, k: {"price": p, "kind": k}), {"price": "mse", "kind": SPARSE},
+        {"price": 2.5, "kind": 0.5}, {"y": TWO, "sample_weight": {"price": RAMP, "kind": RAMP[::-1].copy()}},
+    ),
+    "class weights": (
+        lambda c: c(i := keras.Input((5,)), keras.layers.Dense(3, "softmax", name="kind")(i)), SPARSE, [2.5],
+        {"y": KIND, "class_weight": {0: 1.0, 1: 3.0, 2: 0.2}},
+    ),
+    "masks": (masked, {"a": "mse", "b": "mae"}, {"a": 2.5, "b": 0.5}, {"x": TOKENS, "y": {"a": TARGETS, "b": TARGETS}}),
+    "a class of one's own": (subclassed, ["mse", relative_error], [2.5, 0.5], {"y": [PRICE, PRICE]}),
+}  # fmt: skip
+
+
+def trained(cls, case, **compile_arguments):
+    build, loss, weights, more = CASES[case]
+    more = {"x": X, **more}
+    given = {name: more.pop(name) for name in ("metrics", "weighted_metrics") if name in more}
+    keras.utils.set_random_seed(5)
+    model = build(cls)
+    if cls is not keras.Model:
+        model = kaw.stable(model)
+        weights = keras.tree.map_structure(lambda w: kaw.AdaptiveWeight(w, FROZEN) if w == 2.5 else w, weights)
+    elif not isinstance(weights, dict) and not isinstance(weights, float):
+        weights = list(weights)
+    model.compile("adam", loss=copy.deepcopy(loss), loss_weights=weights, **given, **compile_arguments)
+    history = model.fit(**more, batch_size=BATCH, shuffle=False, epochs=2, verbose=0).history
+    validation = {name: more[name] for name in ("x", "y", "sample_weight") if name in more}
+    return model, history, model.evaluate(**validation, batch_size=BATCH, verbose=0, return_dict=True)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_frozen_weight_trains_as_a_number(case):
+    plain, plain_history, plain_scores = trained(keras.Model, case, run_eagerly=True)
+    model, history, scores = trained(kaw.StableModel, case, run_eagerly=True)
+    for one, other in zip(plain.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert {name: history[name] for name in plain_history} == plain_history
+    assert {name: scores[name] for name in plain_scores} == plain_scores
+    (weight,) = [name for name in history if name.endswith("_weight")]
+    assert history[weight] == [2.5, 2.5]
+
+
+@pytest.mark.parametrize("mode", [{"jit_compile": False, "steps_per_execution": 2}, {"jit_compile": True}])
+def test_in_a_graph_and_with_xla(mode):
+    plain, plain_history, _ = trained(keras.Model, "sample weights", **mode)
+    model, history, _ = trained(kaw.StableModel, "sample weights", **mode)
+    for one, other in zip(plain.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    for name, values in plain_history.items():
+        np.testing.assert_allclose(history[name], values, rtol=1e-6)
+
+
+def test_the_weight_in_force_is_the_variables():
+    model, *_ = trained(kaw.StableModel, "dictionaries", run_eagerly=True)
+    y_pred = model(X)
+    losses = model.loss.evaluate(TWO, y_pred)
+    assert list(losses.terms) == ["price_loss", "kind_loss"]
+    price, kind = (float(value) for value in losses.terms.values())
+    model.loss.adaptive_weights["price_loss"].variable.assign(4.0)
+    assert float(model.loss.evaluate(TWO, y_pred).total) == pytest.approx(4.0 * price + 0.5 * kind, rel=1e-6)
+    assert float(model.compute_loss(X, TWO, y_pred)) == pytest.approx(4.0 * price + 0.5 * kind + sum(model.losses))
+
+
+def test_state_and_losses_travel_with_the_model(tmp_path):
+    model, *_ = trained(kaw.StableModel, "objects and functions", run_eagerly=True)
+    model.loss.adaptive_weights["price_loss"].update(1.0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert isinstance(loaded.loss, OutputLosses)
+    assert loaded.loss.get_config() == model.loss.get_config()
+    assert loaded.loss.adaptive_weights["price_loss"].step_count == 1
+    assert loaded.evaluate(X, TWO, verbose=0) == model.evaluate(X, TWO, verbose=0)
+    twin = copy.deepcopy(loaded.loss)
+    assert twin.adaptive_weights["price_loss"].variable is not loaded.loss.adaptive_weights["price_loss"].variable
+    assert float(twin(TWO, loaded(X))) == float(loaded.loss(TWO, loaded(X)))
+
+
+WRONG = {
+    "an output that is not there": ({"a": "mse"}, {"b": 1.0}, ["a"], "loss_weights.*'b'.*'a'"),
+    "too many": (["mse", "mae"], [1.0, 1.0, 1.0], ["a", "b"], "a weight for each loss"),
+    "one for several outputs": ("mse", [1.0], ["a", "b"], "dictionaries.*'a': AdaptiveWeight"),
+    "two of one name": (["mse", "mse"], [1.0, 1.0], None, "name of its own.*mse_loss"),
+    "a number below 0": ({"a": "mse", "b": "mse"}, {"a": 1.0, "b": -1.0}, ["a", "b"], "loss_weights.*-1.0"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_does_not_fit_is_refused_with_the_remedy(case):
+    loss, weights, names, message = WRONG[case]
+    weights = keras.tree.map_structure(lambda w: kaw.AdaptiveWeight(w) if w == 1.0 else w, weights)
+    with pytest.raises(ValueError, match=message):
+        from_compile(loss, weights, names)
+
+
+def test_what_a_dictionary_of_weights_leaves_out_counts_one():
+    loss = from_compile({"a": "mse", "b": "mae"}, {"b": kaw.AdaptiveWeight(2.0)}, ["a", "b"])
+    assert [term.weight for term in loss.terms.values()] == [1.0, loss.adaptive_weights["b_loss"]]
