@@ -67,6 +67,7 @@ class Reason(StrEnum):
     RECOVERED_FROM_SKIPS = "recovered_from_skips"
     RECOVERED_FROM_HIGH_LOSS = "recovered_from_high_loss"
     RECOVERED_FROM_BAD_VARIABLES = "recovered_from_bad_variables"
+    EMPTY = "empty"
 
     __hash__ = str.__hash__  # as above
 
@@ -92,8 +93,8 @@ _ADVICE: dict[Reason, str] = {
     Reason.UNSTABLE: "{stable_steps:.0f} of {min_stable_steps:.0f} consecutive stable steps: a spike or a skipped step "
     "was seen; if there are many of them, look for bad batches or lower the learning rate.",
     Reason.COLLECTING: "only {reference_steps:.0f} earlier losses to compare with: wait a few steps more.",
-    Reason.NO_SCALE: "the running average {running_average:.3g} is not a positive finite number, so no ratio to it "
-    "exists: use a loss that is positive, or a fixed weight for this term.",
+    Reason.NO_SCALE: "losses around or below zero, or beyond all numbers (running average {running_average:.3g}), have no "
+    "relative scale, so none is high, low or a spike and the weight stays: use a positive loss, or a fixed weight.",
     Reason.WITHIN_BAND: "loss ratio {loss_ratio:.3f} is between {loss_ratio_low:.3g} and {loss_ratio_high:.3g}: "
     "the loss is where it was, nothing to do.",
     Reason.NOT_SIGNIFICANT: "loss ratio {loss_ratio:.3f} is {deviation:.1f} standard errors from 1 where "
@@ -142,6 +143,8 @@ _ADVICE: dict[Reason, str] = {
     Reason.RECOVERED_FROM_BAD_VARIABLES: "some variables were not finite although the losses were, so the model went "
     "back to step {snapshot_step:.0f} (recovery {recoveries:.0f} of {max_recoveries:.0f}) and the statistics begin "
     "again: lower the learning rate, and look at activations that hide a NaN, as a ReLU may.",
+    Reason.EMPTY: "the batch held nothing to measure (no sample, or weights of 0, or all of it masked): nothing to do, "
+    "unless there are many of them ({empty_steps:.0f} so far).",
 }
 
 
@@ -175,6 +178,8 @@ class Observation(NamedTuple):
         loss_scaling: The step was skipped only because the mixed-precision loss scale overflowed: routine.
         dampening: Factor by which the total and its gradients were scaled down, 1.0 where they were not.
         non_finite: Name of the first non-finite thing seen (a loss term, else a variable's gradient).
+        empty: There was nothing to measure: no sample, all sample weights 0, or all masked. No evidence of anything;
+            `loss` is NaN, and whether the step was `applied` (for the sake of other terms) says nothing, either.
     """
 
     step: int
@@ -185,12 +190,14 @@ class Observation(NamedTuple):
     loss_scaling: bool = False
     dampening: float = 1.0
     non_finite: str | None = None
+    empty: bool = False
 
     @property
     def finite(self) -> bool:
         """Whether the step was applied and everything measured on it is finite."""
         return (
             self.applied
+            and not self.empty
             and math.isfinite(self.loss)
             and (self.total_loss is None or math.isfinite(self.total_loss))
             and (self.gradient_norm is None or math.isfinite(self.gradient_norm))

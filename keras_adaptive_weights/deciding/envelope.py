@@ -7,8 +7,8 @@ one decision at the end, in this order:
 2. a change on trial that did harm (loss significantly worse, a spike, a non-finite step): ROLLBACK to the weight before
    it, and the next cooling is longer; the `max_rollbacks`-th in a row is a DISABLE instead. One for a non-finite step
    does not count where such steps also came with no change on trial: then it is the data that make them;
-3. gates, each a HOLD with its reason: switched off or disabled, last step non-finite, warmup, cooling, variance, stable
-   streak, too few losses to compare with (`safeguards`);
+3. gates, each a HOLD with its reason: switched off or disabled, last step empty or non-finite, warmup, cooling,
+   variance, stable streak, too few losses to compare with (`safeguards`);
 4. the rule: HOLD, or more weight, or less, and why;
 5. at most `max_change_percent` that way, within the bounds, and validation of the new weight: REJECT, or INCREASE /
    DECREASE, and its trial begins.

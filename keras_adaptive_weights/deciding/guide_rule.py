@@ -1,7 +1,8 @@
 """The guide's rule for one weight: what losses and gradient norms ask for. `step` is the rule in its envelope.
 
 Growing gradients or a low loss ask for less weight, a high loss with steady gradients for more, and a difference counts
-only where it lasts over all of the recent values and is significant against the noise (`statistics`).
+only where it lasts over all of the recent values and is significant against the noise (`statistics`). Losses around or
+below zero have no scale, so nothing follows from them: no change here, and in `intake` neither a spike nor harm.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def weigh(
     config: AdaptiveWeightConfig, losses: Comparison, norms: Comparison, evidence: dict[str, float]
 ) -> tuple[Action, Reason]:
     """Say what the evidence asks for, and why, or why for nothing."""
-    if not (losses.average > 0.0 and math.isfinite(losses.ratio)):
+    if not math.isfinite(losses.ratio):
         return Action.HOLD, Reason.NO_SCALE
     limit = math.inf if config.gradient_norm_threshold is None else config.gradient_norm_threshold
     growing = norms.ratio > config.gradient_growth_threshold

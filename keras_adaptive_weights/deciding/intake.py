@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Observation, Reason
 from keras_adaptive_weights.deciding.state import KEPT_FIELDS, EnvelopeState, Trial, W
-from keras_adaptive_weights.deciding.statistics import mean, measure_noise
+from keras_adaptive_weights.deciding.statistics import Series, mean, measure_noise
 
 MIN_REFERENCE = 5
 """Losses needed before one is compared with them."""
@@ -26,11 +26,15 @@ def feed(config: AdaptiveWeightConfig, state: S, seen: Observation) -> S:
     """Return the state after one more observation.
 
     Statistics come from finite, applied steps only. A step that loss scaling skipped is routine: it is counted, no
-    more. Any other skipped or non-finite step ends the stable streak, fills the circuit breaker, and harms a change on
-    trial.
+    more. So is one on which there was nothing to measure. Any other skipped or non-finite step ends the stable streak,
+    fills the circuit breaker, and harms a change on trial.
     """
+    if seen.empty:
+        return state._replace(step=seen.step, empty_steps=state.empty_steps + 1)
     if seen.loss_scaling or not seen.finite:
         return _feed_skipped(config, state, seen)
+    if seen.dampening != 1.0:
+        state = state._replace(dampened_steps=state.dampened_steps + 1)
     spike = _is_spike(config, state, seen.loss)
     steps_since_change = state.steps_since_change + 1
     span, reference_steps, clip = config.smoothing_steps, config.reference_steps, config.max_loss_spike_threshold
@@ -39,7 +43,7 @@ def feed(config: AdaptiveWeightConfig, state: S, seen: Observation) -> S:
         norms = norms.push(seen.gradient_norm, span, reference_steps, clip)
     trial, rollbacks = state.trial, state.rollbacks
     if trial is not None:
-        trial = _feed_trial(config, trial, losses.recent, spike=spike)
+        trial = _feed_trial(config, trial, losses, spike=spike)
         if steps_since_change >= state.cooling and trial.harm is None:  # passed
             trial, rollbacks = None, 0
     kept = state[:KEPT_FIELDS]
@@ -86,6 +90,8 @@ def _smoothed(config: AdaptiveWeightConfig, average: float | None, value: float 
 
 def _is_spike(config: AdaptiveWeightConfig, state: EnvelopeState[Any], loss: float) -> bool:
     """Whether the loss is far above its level, and further than the noise of the losses reaches."""
+    if state.losses.below_zero:
+        return False
     if state.trial is not None:
         level = state.trial.baseline
     elif len(state.losses.recent) + len(state.losses.reference) >= MIN_REFERENCE:
@@ -103,13 +109,14 @@ def _harmed(trial: Trial[W], reason: Reason, ratio: float) -> Trial[W]:
     return trial if trial.harm else trial._replace(harm=reason, ratio=ratio)
 
 
-def _feed_trial(config: AdaptiveWeightConfig, trial: Trial[W], recent: tuple[float, ...], *, spike: bool) -> Trial[W]:
+def _feed_trial(config: AdaptiveWeightConfig, trial: Trial[W], losses: Series, *, spike: bool) -> Trial[W]:
     """Hold the newest losses since the change against what they were before it.
 
-    The newest only, as what a weight does to the loss shows with a lag.
+    The newest only, as what a weight does to the loss shows with a lag. Losses without a scale tell nothing.
     """
-    if not trial.baseline > 0.0:
+    if not trial.baseline > 0.0 or losses.below_zero:
         return trial._replace(steps=trial.steps + 1)
+    recent = losses.recent
     if spike:
         return _harmed(trial, Reason.TRIAL_LOSS_SPIKE, recent[-1] / trial.baseline)
     steps = trial.steps + 1

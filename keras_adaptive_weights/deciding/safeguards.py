@@ -37,6 +37,8 @@ def closed_gate(
         return Reason.SWITCHED_OFF
     if state.disabled:
         return Reason.DISABLED
+    if last.empty:
+        return Reason.EMPTY
     if last.loss_scaling:
         return Reason.LOSS_SCALING
     if not state.last_finite:
@@ -155,6 +157,8 @@ def forgotten(state: S) -> S:
         steps_since_change=state.steps_since_change,
         cooling=state.cooling,
         skipped_steps=state.skipped_steps,
+        dampened_steps=state.dampened_steps,
+        empty_steps=state.empty_steps,
         disabled=state.disabled,
         held_weight=state.held_weight,
     )
@@ -209,6 +213,8 @@ def evidence(
         "steps_since_change": 1.0 * state.steps_since_change,
         "cooling": 1.0 * state.cooling,
         "skipped_steps": 1.0 * state.skipped_steps,
+        "dampened_steps": 1.0 * state.dampened_steps,
+        "empty_steps": 1.0 * state.empty_steps,
         "stable_steps": 1.0 * state.stable_steps,
         "min_stable_steps": 1.0 * config.min_stable_steps,
         "reference_steps": 1.0 * len(losses.reference),

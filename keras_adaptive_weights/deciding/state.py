@@ -32,14 +32,15 @@ class Trial(NamedTuple, Generic[W]):
         return cls(**{**values, "noise": Noise(**values["noise"]), "harm": None if harm is None else Reason(harm)})
 
 
-KEPT_FIELDS = 8
-"""So many fields of the state, the first ones, no finite step changes."""
+KEPT_FIELDS = 10
+"""So many fields of the state, the first ones, no finite step changes, or few."""
 
 
 class EnvelopeState(NamedTuple, Generic[W]):
     """Everything an envelope remembers. Frozen, bounded, and the same after a round trip through JSON.
 
     `faults_off_trial`: since the last rollback, a non-finite step came after a stable one with no change on trial.
+    `skipped_steps`, `dampened_steps`, `empty_steps`: how many there were, over the whole life of the weight.
     `weight` is what was decided. In a shadow run it is what the envelope proposes, and `held_weight` what stays in
     force; otherwise that is None.
     """
@@ -52,6 +53,8 @@ class EnvelopeState(NamedTuple, Generic[W]):
     disabled: bool = False
     faults_off_trial: bool = False
     skipped_steps: int = 0
+    dampened_steps: int = 0
+    empty_steps: int = 0
     # the fields from here on are what every finite step changes: `intake.feed` builds them anew, in this order
     step: int = 0
     steps_since_change: int = 0
@@ -64,6 +67,8 @@ class EnvelopeState(NamedTuple, Generic[W]):
     running_total_loss: float | None = None
     losses: Series = Series()
     gradient_norms: Series = Series()
+
+    ADDED_LATER = frozenset({"dampened_steps", "empty_steps"})
 
     @property
     def weight_in_force(self) -> W:
@@ -85,7 +90,7 @@ class EnvelopeState(NamedTuple, Generic[W]):
 
         def series(name: str) -> Series:
             stored = values[name]
-            return Series(tuple(stored["recent"]), tuple(stored["reference"]), stored["reference_mean"])
+            return Series(**{**stored, "recent": tuple(stored["recent"]), "reference": tuple(stored["reference"])})
 
         trial = values["trial"]
         return cls(

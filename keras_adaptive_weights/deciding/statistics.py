@@ -12,7 +12,8 @@ for its bias in short series (Marriott & Pope 1954, Kendall 1954). The deviation
 so that noise that has grown is not taken for a signal either (the two samples may differ in variance: Welch 1947). The
 quantile needed is widened for the few effective samples the deviation rests on (the leading terms of the t quantile,
 Abramowitz & Stegun 26.7.5). All of it is relative to the running average: multiplying every value by a constant
-changes nothing.
+changes nothing. So it needs values that have a zero to be measured from: a series that holds one below zero (a
+log-likelihood, say) or whose average is 0 has no scale: its ratio is NaN, its variance 0, and it has no noise.
 """
 
 from __future__ import annotations
@@ -28,23 +29,33 @@ _ROUNDING = 1e-6  # residuals below this share of the mean are taken for roundin
 
 
 class Series(NamedTuple):
-    """The recent values, oldest first, the older ones they are compared with, and the mean of the older ones."""
+    """The recent values, oldest first, the older ones they are compared with, and the mean of the older ones.
+
+    `below_zero`: after so many more values none of those that are held is below zero.
+    """
 
     recent: tuple[float, ...] = ()
     reference: tuple[float, ...] = ()
     reference_mean: float = 0.0
+    below_zero: int = 0
+
+    ADDED_LATER = frozenset({"below_zero"})
 
     def push(self, value: float, span: int, reference_steps: int, clip: float) -> Series:
         """Return the series with `value` added; on leaving the recent values one is cut at `clip` averages."""
-        recent, reference, average = self
+        recent, reference, average, below_zero = self
         recent += (value,)
+        if value < 0.0:
+            below_zero = span + reference_steps
+        elif below_zero:
+            below_zero -= 1
         if len(recent) <= span:
-            return Series(recent, reference, average)
+            return Series(recent, reference, average, below_zero)
         old = recent[-span - 1]  # not the first: a restored series may be longer than today's settings say
-        if old > clip * average > 0.0:
+        if old > clip * average > 0.0 and not below_zero:
             old = clip * average
         reference = reference[1 - reference_steps :] + (old,)  # noqa: RUF005 - unpacking takes twice as long
-        return Series(recent[-span:], reference, sum(reference) / len(reference))
+        return Series(recent[-span:], reference, sum(reference) / len(reference), below_zero)
 
     @property
     def average(self) -> float:
@@ -52,22 +63,26 @@ class Series(NamedTuple):
         return self.reference_mean if self.reference else mean(self.recent)
 
     @property
-    def variance(self) -> float:
-        """Variance of the recent values in units of the squared running average; 0 for fewer than two."""
+    def scale(self) -> float:
+        """The running average as what the values are measured by; NaN where it can be none."""
         average = self.average
-        if len(self.recent) < 2 or not 0.0 < average < math.inf:
+        return average if 0.0 < average < math.inf and not self.below_zero else math.nan
+
+    @property
+    def variance(self) -> float:
+        """Variance of the recent values in units of the squared scale; 0 for fewer than two, or without a scale."""
+        scale, count = self.scale, len(self.recent)
+        if count < 2 or math.isnan(scale):
             return 0.0
-        count = len(self.recent)
         center = sum(self.recent) / count
-        return _square(math.dist(self.recent, (center,) * count) / average) / count
+        return _square(math.dist(self.recent, (center,) * count) / scale) / count
 
     def compare(self, steps: int) -> Comparison:
         """Hold the newest `steps` recent values (at least one) against the older ones."""
         recent = self.recent[-steps:] if steps > 1 else self.recent[-1:]
         current = sum(recent) / len(recent) if recent else math.nan
-        average = self.reference_mean if self.reference else math.nan
-        ratio = current / average if 0.0 < average < math.inf else math.nan
-        return Comparison(recent, self.reference, current, average, ratio)
+        average, scale = (self.reference_mean, self.scale) if self.reference else (math.nan, math.nan)
+        return Comparison(recent, self.reference, current, average, current / scale)
 
 
 class Noise(NamedTuple):
@@ -91,7 +106,7 @@ class Noise(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Recent values held against older ones: their means and the ratio of these, NaN where there is none."""
+    """Recent values held against older ones: their means and the ratio of these, NaN where there is no scale."""
 
     recent: tuple[float, ...]
     reference: tuple[float, ...]

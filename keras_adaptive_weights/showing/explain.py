@@ -22,7 +22,7 @@ _MEANING: dict[str, str] = {
     "learning rate, enlarge the batch, or raise variance_threshold.",
     Reason.UNSTABLE: "Fewer than {min_stable_steps} stable steps in a row: look for spikes and bad batches.",
     Reason.COLLECTING: "Too few earlier losses to compare with yet: wait.",
-    Reason.NO_SCALE: "The running average is no positive finite number: use a positive loss, or a fixed weight.",
+    Reason.NO_SCALE: "Losses around or below zero have no relative scale: use a positive loss, or a fixed weight.",
     Reason.WITHIN_BAND: "The loss ratio is between {loss_ratio_low} and {loss_ratio_high}: the loss is where it was, "
     "nothing to do.",
     Reason.NOT_SIGNIFICANT: "The loss moved, but not by more than its own noise explains: larger batches make it "
@@ -59,6 +59,7 @@ _MEANING: dict[str, str] = {
     "snapshot: lower the learning rate.",
     Reason.RECOVERED_FROM_BAD_VARIABLES: "Some variables were not finite although the losses were, so the model went "
     "back to its last good snapshot: lower the learning rate, and look at activations that hide a NaN.",
+    Reason.EMPTY: "The batch held nothing to measure and was left out: no sample, weights of 0, or all of it masked.",
 }
 
 

@@ -177,7 +177,7 @@ class Guard:
         except (OSError, RuntimeError) as error:  # h5py reports some failures as RuntimeError
             self._warn_once("save", f"ModelRecovery: no snapshot at step {step}, training goes on. {error}")
             return
-        self._snapshots.append(Snapshot(step, self._health.fast))
+        self._snapshots.append(Snapshot(step, self._health.level))
 
     def _reason_to_recover(self, settings: ModelRecovery, *, look_closely: bool) -> Reason | None:
         if self._health.skips >= settings.after:

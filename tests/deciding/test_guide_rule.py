@@ -83,6 +83,7 @@ RISE = 4  # steps until both halves of the recent losses are out of the band
 RAISED = START + flat(RISE, 1.5, 0.01)
 LOWERED = START + flat(RISE, 0.6, 0.01)
 OVERFLOW = seen(NAN, norm=NAN, loss_scaling=True)
+EMPTY = [Observation(0, NAN, applied=False, empty=True)]
 
 
 def check(turn, action, reason):
@@ -119,6 +120,9 @@ LAST = {
     "skipped for a reason unknown": ({}, 2.5, START + seen(1.0, applied=False), "hold", "non_finite"),
     "loss scaling": ({}, 2.5, START + OVERFLOW, "hold", "loss_scaling"),
     "loss scaling has no streak to end": ({}, 2.5, START + OVERFLOW * 50 + flat(1), "hold", "within_band"),
+    "nothing to measure": ({}, 2.5, START + EMPTY, "hold", "empty"),
+    "nothing to measure ends no streak": ({}, 2.5, START + EMPTY * 50 + flat(1), "hold", "within_band"),
+    "nor is it a step of the warmup": ({}, 2.5, flat(19) + EMPTY * 50 + flat(1), "hold", "warmup"),
     "first step": ({}, 2.5, flat(1), "hold", "warmup"),
     "last step of the warmup": ({}, 2.5, flat(10) + flat(10, 2.0), "hold", "warmup"),
     "first step after it": ({}, 2.5, flat(21), "hold", "within_band"),
@@ -141,6 +145,9 @@ LAST = {
     "just enough earlier losses": ({"warmup_steps": 0}, 2.5, flat(SPAN + 5), "hold", "within_band"),
     "losses of zero": ({}, 2.5, flat(40, 0.0), "hold", "no_scale"),
     "negative losses": ({}, 2.5, flat(40, -1.0), "hold", "no_scale"),
+    "one negative loss": ({}, 2.5, START + seen(-0.1) + flat(SPAN + 19, noise=0.01), "hold", "no_scale"),
+    "until it has left": ({}, 2.5, START + seen(-0.1) + flat(SPAN + 20, noise=0.01), "hold", "within_band"),
+    "an outlier among negative losses": ({}, 2.5, flat(40, -28.0, 0.01) + seen(1e6), "hold", "no_scale"),
     "losses without end": (
         {},
         2.5,
@@ -290,6 +297,38 @@ def test_a_doctored_state_is_refused_and_not_applied(weight, refusal):
     after, decision = guide_rule.step(QUICK, state, LOWERED[-1:])
     assert (decision.action, decision.reason) == ("reject", refusal)
     assert repr(after.weight) == repr(decision.new_weight) == repr(weight)
+
+
+# --- steps that tell nothing ----------------------------------------------------------------------
+
+
+def test_a_step_with_nothing_to_measure_changes_nothing_but_its_own_count():
+    before = play(QUICK, 2.5, [*RAISED, *flat(3, 1.5)])[-1].after
+    assert before.trial is not None
+    after = play(QUICK, 2.5, [*RAISED, *flat(3, 1.5), *EMPTY * 3])[-1].after
+    assert after == before._replace(step=before.step + 3, empty_steps=3)
+
+
+def test_a_dampened_step_counts_as_such_and_is_measured_as_any():
+    plain = play(QUICK, 2.5, START)[-1].after
+    dampened = [*START[:-2], *(item._replace(dampening=0.5) for item in START[-2:])]
+    assert play(QUICK, 2.5, dampened)[-1].after == plain._replace(dampened_steps=2)
+    skipped = seen(1.0, dampening=0.5, applied=False)
+    assert play(QUICK, 2.5, [*START, *skipped])[-1].after.dampened_steps == 0, "it had no effect"
+
+
+@pytest.mark.parametrize("level", [0.0, 0.01, -0.5, -28.0])
+def test_nothing_follows_from_losses_around_or_below_zero(level):
+    """A log-likelihood, with outliers: no change, no spike, and no harm to a change on trial."""
+    rng = random.Random(5)
+    losses = [1e6 if i % 125 == 124 else level + 0.5 * rng.gauss(0.0, 1.0) for i in range(600)]
+    turns = play(QUICK, 2.5, seen(-0.5, *losses))
+    assert changes(turns) == []
+    assert turns[-1].after.stable_steps == 601, "an outlier is no spike"
+    raised = play(QUICK, 2.5, RAISED)[-1].after
+    for item in seen(-0.5, *losses[:11]):
+        raised, decision = guide_rule.step(QUICK, raised, [item._replace(step=raised.step + 1)])
+        assert (decision.action, decision.reason) == ("hold", "cooling"), "until its cooling ends"
 
 
 # --- what a decision does --------------------------------------------------------------------------

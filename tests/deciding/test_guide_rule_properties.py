@@ -80,6 +80,7 @@ def segments(draw):
                     st.sampled_from((None, *ODD)),
                     applied=st.sampled_from([True, True, False]),
                     loss_scaling=st.sampled_from([False, False, False, True]),
+                    empty=st.sampled_from([False, False, False, True]),
                 ),
                 min_size=1,
                 max_size=6,

@@ -73,7 +73,28 @@ def test_variance_before_there_are_older_values_is_relative_to_the_recent_ones()
     assert series([1.0, 3.0]).variance == pytest.approx(np.var([1.0, 3.0]) / 4.0)
 
 
-@pytest.mark.parametrize("values", [[], [1.0], [0.0, 0.0], [-1.0, -2.0]])
+def test_a_series_has_a_scale_as_long_as_none_of_its_values_is_below_zero():
+    got = series([1.0, -0.1, *[1.0] * 8])
+    assert (got.average, got.variance) == (pytest.approx(4.9 / 6), 0.0)
+    assert math.isnan(got.scale)
+    assert math.isnan(got.compare(4).ratio)
+    got = got.push(1.0, **SETTINGS).push(1.0, **SETTINGS)
+    assert (got.scale, got.compare(4).ratio) == (1.0, 1.0), "the negative value has left"
+
+
+@pytest.mark.parametrize("values", [[], [0.0] * 12, [-1.0] * 12, [1e308] * 14])
+def test_there_is_no_scale_without_a_positive_finite_average(values):
+    assert math.isnan(series(values).scale)
+
+
+def test_an_outlier_among_negative_values_is_no_scale():
+    """The average of nine values of -28 and a million is positive, and measures nothing."""
+    got = series([-28.0] * 9 + [1e6] + [-28.0] * 4)
+    assert got.average > 0.0
+    assert math.isnan(got.compare(4).ratio)
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [0.0, 0.0], [-1.0, -2.0], [3.0, -1.0]])
 def test_variance_is_zero_where_there_is_none(values):
     assert series(values).variance == 0.0
 

@@ -16,7 +16,7 @@ from given_losses import make_model as make_loss_model
 from small_training import assert_same, batches, fit, make_model, values_of
 
 import keras_adaptive_weights as kaw
-from keras_adaptive_weights.deciding.health import CALM_STEPS, LOSS_SCALING_GRACE, Health, feed
+from keras_adaptive_weights.deciding.health import CALM_STEPS, LOSS_SCALING_GRACE, SCALE_STEPS, Health, feed, recovered
 from keras_adaptive_weights.recording.what_if import what_if
 from keras_adaptive_weights.training.recovery import Guard, ModelRecovery, TrainingStopped
 from keras_adaptive_weights.training.snapshots import MemoryStore
@@ -115,6 +115,22 @@ def test_high_losses_count_in_a_row():
     assert after([1.0] * 30 + [9.0] * 50 + [1.0] * 50, too_high=5.0).high == 0
     assert after([1.0] * 30 + ([100.0] + [1.0] * 9) * 20, too_high=5.0).high == 0
     assert after([1.0] * 30 + [9.0] * 50).high == 0
+
+
+def test_totals_around_zero_have_no_level():
+    """Half of them are below zero: each applied step is calm, and none is high."""
+    totals = [0.3 if i % 2 else -0.2 for i in range(60)] + [50.0]
+    state = after(totals, too_high=0.1)
+    assert (state.calm, state.high, state.level) == (61, 0, 0.0)
+    assert after([1.0] * 30, too_high=5.0).level == pytest.approx(1.0)
+    forgotten = after([-1.0] + [1.0] * (SCALE_STEPS + 1) + [9.0] * 50, too_high=5.0)
+    assert forgotten.high > 30
+    assert recovered(state, state.level, 200).below_zero == state.below_zero
+
+
+def test_a_step_with_nothing_to_measure_is_none():
+    state = after([1.0] * 20 + [NAN] * 2)
+    assert feed(state, kaw.Observation(23, NAN, applied=False, empty=True), horizon=200) == state._replace(step=23)
 
 
 @pytest.mark.parametrize("steps", [1, LOSS_SCALING_GRACE, LOSS_SCALING_GRACE + 7])
