@@ -93,7 +93,7 @@ _ADVICE: dict[Reason, str] = {
     Reason.UNSTABLE: "{stable_steps:.0f} of {min_stable_steps:.0f} consecutive stable steps: a spike or a skipped step "
     "was seen; if there are many of them, look for bad batches or lower the learning rate.",
     Reason.COLLECTING: "only {reference_steps:.0f} earlier losses to compare with: wait a few steps more.",
-    Reason.NO_SCALE: "losses around or below zero, or beyond all numbers (running average {running_average:.3g}), have no "
+    Reason.NO_SCALE: "losses around or below zero (running average {running_average:.3g}), or without end, have no "
     "relative scale, so none is high, low or a spike and the weight stays: use a positive loss, or a fixed weight.",
     Reason.WITHIN_BAND: "loss ratio {loss_ratio:.3f} is between {loss_ratio_low:.3g} and {loss_ratio_high:.3g}: "
     "the loss is where it was, nothing to do.",
