@@ -53,7 +53,7 @@ class EnvelopeState(NamedTuple, Generic[W]):
     disabled: bool = False
     faults_off_trial: bool = False
     skipped_steps: int = 0
-    dampened_steps: int = 0
+    dampened_steps: int = 0  # what older versions wrote lacks it, and the next one
     empty_steps: int = 0
     # the fields from here on are what every finite step changes: `intake.feed` builds them anew, in this order
     step: int = 0
@@ -67,8 +67,6 @@ class EnvelopeState(NamedTuple, Generic[W]):
     running_total_loss: float | None = None
     losses: Series = Series()
     gradient_norms: Series = Series()
-
-    ADDED_LATER = frozenset({"dampened_steps", "empty_steps"})
 
     @property
     def weight_in_force(self) -> W:

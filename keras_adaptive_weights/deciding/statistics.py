@@ -37,9 +37,7 @@ class Series(NamedTuple):
     recent: tuple[float, ...] = ()
     reference: tuple[float, ...] = ()
     reference_mean: float = 0.0
-    below_zero: int = 0
-
-    ADDED_LATER = frozenset({"below_zero"})
+    below_zero: int = 0  # what older versions wrote lacks it
 
     def push(self, value: float, span: int, reference_steps: int, clip: float) -> Series:
         """Return the series with `value` added; on leaving the recent values one is cut at `clip` averages."""
