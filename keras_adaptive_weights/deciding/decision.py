@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
-from keras_adaptive_weights.deciding.printable import printable
+from keras_adaptive_weights.deciding.printable import bounded, printable
 
 
 class Action(StrEnum):
@@ -164,6 +164,20 @@ class _Unknown(dict[str, float]):
 
     def __missing__(self, key: str) -> float:
         return math.nan
+
+
+def checked_note(owner: str, note: Any) -> str:
+    """Return a person's note as it is recorded: cut where it is long, so that nothing asked for in need is refused.
+
+    Raises:
+        TypeError: It is no text.
+    """
+    if not isinstance(note, str):
+        raise TypeError(
+            f"{owner}: argument `note` must be text. Received: note={note!r} of type {type(note).__name__}. Write "
+            "`note=str(...)`."
+        )
+    return bounded(str(note))
 
 
 class Observation(NamedTuple):

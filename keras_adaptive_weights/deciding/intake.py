@@ -85,7 +85,8 @@ def _smoothed(config: AdaptiveWeightConfig, average: float | None, value: float 
     """Return the exponential average after one more value."""
     if value is None or average is None:
         return average if value is None else value
-    return average + config.loss_smoothing_factor * (value - average)
+    smoothed = average + config.loss_smoothing_factor * (value - average)
+    return smoothed if math.isfinite(smoothed) else value  # their difference overflowed
 
 
 def _is_spike(config: AdaptiveWeightConfig, state: EnvelopeState[Any], loss: float) -> bool:

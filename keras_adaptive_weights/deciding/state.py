@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Generic, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, Self, TypeVar
 
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Reason
-from keras_adaptive_weights.deciding.statistics import Noise, Series
+from keras_adaptive_weights.deciding.plain_records import ADDED_LATER, MAY_OVERFLOW, read_record
+from keras_adaptive_weights.deciding.statistics import Noise, Series, mean
 
 W = TypeVar("W")
 """What is decided on: one weight, or those of several terms by their names."""
@@ -18,18 +19,12 @@ class Trial(NamedTuple, Generic[W]):
     """The change under observation: what to go back to, the losses before, their ratio since, and any harm it did."""
 
     previous_weight: W
-    baseline: float
+    baseline: Annotated[float, MAY_OVERFLOW]
     baseline_steps: int
     noise: Noise
     steps: int = 0
-    ratio: float = 1.0
+    ratio: Annotated[float, MAY_OVERFLOW] = 1.0
     harm: Reason | None = None
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Trial[W]:
-        """Read plain values."""
-        harm = values["harm"]
-        return cls(**{**values, "noise": Noise(**values["noise"]), "harm": None if harm is None else Reason(harm)})
 
 
 KEPT_FIELDS = 10
@@ -53,8 +48,8 @@ class EnvelopeState(NamedTuple, Generic[W]):
     disabled: bool = False
     faults_off_trial: bool = False
     skipped_steps: int = 0
-    dampened_steps: int = 0  # what older versions wrote lacks it, and the next one
-    empty_steps: int = 0
+    dampened_steps: Annotated[int, ADDED_LATER] = 0
+    empty_steps: Annotated[int, ADDED_LATER] = 0
     # the fields from here on are what every finite step changes: `intake.feed` builds them anew, in this order
     step: int = 0
     steps_since_change: int = 0
@@ -84,20 +79,25 @@ class EnvelopeState(NamedTuple, Generic[W]):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote, also after JSON turned its tuples into lists."""
+        """Read what `to_dict` wrote, also after JSON turned its tuples into lists.
 
-        def series(name: str) -> Series:
-            stored = values[name]
-            return Series(**{**stored, "recent": tuple(stored["recent"]), "reference": tuple(stored["reference"])})
+        Raises:
+            ValueError: A field is missing, unknown (of a newer version), or holds something else than it should.
+        """
+        state = read_record(cls, values, cls.__name__)
+        for name in ("losses", "gradient_norms"):
+            series: Series = getattr(state, name)
+            if not _agree(series.reference_mean, mean(series.reference) if series.reference else 0.0):
+                raise ValueError(
+                    f"{cls.__name__}: field `{name}.reference_mean` must be the mean of `{name}.reference`. Received: "
+                    f"{series.reference_mean!r}."
+                )
+        return state
 
-        trial = values["trial"]
-        return cls(
-            **{
-                **values,
-                "trial": None if trial is None else Trial.from_dict(trial),
-                **{name: series(name) for name in ("losses", "gradient_norms")},
-            }
-        )
+
+def _agree(one: float, other: float) -> bool:
+    """Whether two means of the same numbers are equal but for rounding, which is not the same in every Python."""
+    return math.isclose(one, other, rel_tol=1e-9) or not (math.isfinite(one) or math.isfinite(other))
 
 
 class ControllerState(EnvelopeState[float]):

@@ -22,7 +22,9 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from operator import mul
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from keras_adaptive_weights.deciding.plain_records import ADDED_LATER, MAY_OVERFLOW
 
 _MAX_AUTOCORRELATION = 0.98
 _ROUNDING = 1e-6  # residuals below this share of the mean are taken for rounding, not for noise
@@ -36,8 +38,8 @@ class Series(NamedTuple):
 
     recent: tuple[float, ...] = ()
     reference: tuple[float, ...] = ()
-    reference_mean: float = 0.0
-    below_zero: int = 0  # what older versions wrote lacks it
+    reference_mean: Annotated[float, MAY_OVERFLOW] = 0.0
+    below_zero: Annotated[int, ADDED_LATER] = 0
 
     def push(self, value: float, span: int, reference_steps: int, clip: float) -> Series:
         """Return the series with `value` added; on leaving the recent values one is cut at `clip` averages."""
@@ -86,7 +88,7 @@ class Series(NamedTuple):
 class Noise(NamedTuple):
     """Noise of a series: relative standard deviation, autocorrelation, and the number of values it was measured on."""
 
-    deviation: float = 0.0
+    deviation: Annotated[float, MAY_OVERFLOW] = 0.0
     autocorrelation: float = 0.0
     samples: int = 0
 

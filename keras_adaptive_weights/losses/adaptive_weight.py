@@ -9,20 +9,48 @@ import uuid
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
 from keras_adaptive_weights.deciding import envelope, guide_rule, safeguards
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
-from keras_adaptive_weights.deciding.decision import Decision, Observation, Reason
+from keras_adaptive_weights.deciding.decision import Decision, Observation, Reason, checked_note
 from keras_adaptive_weights.deciding.observers import DecisionObserver
 from keras_adaptive_weights.deciding.state import ControllerState, initial_state
 
 _KEPT_DECISIONS = 1000
 _logger = logging.getLogger("keras_adaptive_weights")
+_MOST_RUN_LETTERS = 128
 _Step = Callable[[ControllerState], tuple[ControllerState, Decision]]
+_T = TypeVar("_T")
+
+
+class SavedWeight(NamedTuple):
+    """What a checkpoint holds of an adaptive weight: the id of its run, and the controller's state."""
+
+    run: str
+    state: ControllerState
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that `from_dict` reads back."""
+        return {"run": self.run, "state": self.state.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> SavedWeight:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ValueError: Something is missing, unknown (of a newer version), or is not what it should be.
+        """
+        if not isinstance(values, Mapping) or set(values) != set(cls._fields):
+            keys = sorted(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
+            raise ValueError(f"expected `run` and `state`, all that this version knows. Received: {keys!s:.200}.")
+        run = values["run"]
+        if not isinstance(run, str) or not 0 < len(run) <= _MOST_RUN_LETTERS:
+            raise ValueError(f"field `run` must be the id of a run. Received: {run!r:.200}.")
+        return cls(run, ControllerState.from_dict(values["state"]))
 
 
 class AdaptiveWeight:
@@ -153,25 +181,37 @@ class AdaptiveWeight:
             ValueError: No observations.
         """
         with self._lock:
-            with self._exclusively():
-                decision = self._take(lambda state: guide_rule.step(self._config, state, observations), observations)
+            decision = self._exclusively(
+                lambda: self._take(lambda state: guide_rule.step(self._config, state, observations), observations)
+            )
             self._serve()
             return decision
 
     def disable(self, note: str = "") -> None:
-        """Return to the base weight at once and stay there until `enable`."""
+        """Return to the base weight at once and stay there until `enable`.
+
+        Args:
+            note: What the person who asks has to say; of a long one the first 1,000 characters are kept.
+
+        Raises:
+            TypeError: `note` is no text, here as in the methods below.
+        """
+        note = checked_note("AdaptiveWeight.disable", note)
         self._request(lambda state: envelope.disable(state, note))
 
     def enable(self, note: str = "") -> None:
         """Let the weight move again, after a full cooling period."""
+        note = checked_note("AdaptiveWeight.enable", note)
         self._request(lambda state: envelope.enable(self._config, state, note))
 
     def rollback(self, note: str = "") -> None:
         """Undo the last change. Where there is none, a REJECT is recorded."""
+        note = checked_note("AdaptiveWeight.rollback", note)
         self._request(lambda state: envelope.rollback(self._config, state, note))
 
     def reset(self, note: str = "") -> None:
         """Forget the statistics and begin the warmup again; weight and a disable stay."""
+        note = checked_note("AdaptiveWeight.reset", note)
         self._request(lambda state: envelope.reset(state, note))
 
     def model_recovered(self, reason: Reason, evidence: Mapping[str, float], note: str = "") -> None:
@@ -182,6 +222,7 @@ class AdaptiveWeight:
             evidence: The recovery's numbers by name.
             note: What else is known.
         """
+        note = checked_note("AdaptiveWeight.model_recovered", note)
         self._request(lambda state: envelope.reset(state, note, reason, evidence))
 
     def set_shadow(self, shadow: bool | None) -> None:
@@ -193,30 +234,35 @@ class AdaptiveWeight:
         Args:
             shadow: `None`: as it is, and as the checkpoint says that is loaded next.
         """
-        with self._lock, self._exclusively():
-            self._shadow, before = shadow, self._state
-            if shadow is None:
-                return
-            self._go_on_from(before)
-            if before.held_weight is not None and not self.shadow:
-                _logger.info(
-                    "Decisions take effect from step %d on. The weight in force stays %.4g; the %.4g that was proposed "
-                    "in shadow is dropped.",
-                    before.step + 1,
-                    self.weight,
-                    before.weight,
-                )
+        with self._lock:
+            self._exclusively(lambda: self._set_shadow(shadow))
+
+    def _set_shadow(self, shadow: bool | None) -> None:
+        self._shadow, before = shadow, self._state
+        if shadow is None:
+            return
+        self._go_on_from(SavedWeight(self._run, before))
+        if before.held_weight is not None and not self.shadow:
+            _logger.info(
+                "Decisions take effect from step %d on. The weight in force stays %.4g; the %.4g that was proposed in "
+                "shadow is dropped.",
+                before.step + 1,
+                self.weight,
+                before.weight,
+            )
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
         """Keep weight and state as they are, whatever checkpoint is loaded within; requests are served after it."""
-        with self._lock, self._exclusively():
-            state, run = self._state, self._run
+        with self._lock:
+            before, busy = SavedWeight(self._run, self._state), self._busy
             try:
+                self._busy = True
                 yield
             finally:
-                self._run = run
-                self._go_on_from(state)
+                self._busy = busy
+                self._go_on_from(before)
+                self._serve()
 
     def before_saving(self, catch_up: Callable[[], None] | None) -> None:
         """Let `catch_up` be called before the state is read for a checkpoint; `None`: nothing any more.
@@ -239,16 +285,19 @@ class AdaptiveWeight:
         """Return what a checkpoint needs, as plain values."""
         if self._catch_up is not None:
             self._catch_up()
-        return {"run": self._run, "state": self._state.to_dict()}
+        return SavedWeight(self._run, self._state).to_dict()
 
-    def restore(self, values: dict[str, Any]) -> None:
+    def restore(self, values: Mapping[str, Any] | SavedWeight) -> None:
         """Go on from what `to_dict` returned; a weight outside today's bounds is moved to the nearer one.
 
         A checkpoint of a shadow run brings back the weight that was in force, never the proposed one.
+
+        Raises:
+            ValueError: They cannot be read, are of a newer version, or hold what no state may. Then nothing is changed.
         """
+        saved = values if isinstance(values, SavedWeight) else SavedWeight.from_dict(values)
         with self._lock:
-            self._run = str(values["run"])
-            self._go_on_from(ControllerState.from_dict(values["state"]).within(self._config))
+            self._go_on_from(saved._replace(state=saved.state.within(self._config)))
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as plain values."""
@@ -261,7 +310,7 @@ class AdaptiveWeight:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle: the same state with a variable of its own; observers and requests stay behind."""
-        return _revive, (self.get_config(), {"run": self._run, "state": self._state.to_dict()})
+        return _revive, (self.get_config(), SavedWeight(self._run, self._state).to_dict())
 
     def _request(self, request: _Step) -> None:
         """Carry the request out now or, asked from within a step (by an observer or a signal), right after it."""
@@ -272,36 +321,46 @@ class AdaptiveWeight:
     def _serve(self) -> None:
         """Carry out what was asked for; also what a signal asked for in the last moment of a step."""
         while self._requests and not self._busy:
-            with self._exclusively():
-                pass
+            self._exclusively(lambda: None)
 
-    @contextlib.contextmanager
-    def _exclusively(self) -> Iterator[None]:
-        """Hold the state for one step; requests that came meanwhile are served before it is let go."""
-        outermost, self._busy = not self._busy, True
+    def _exclusively(self, work: Callable[[], _T]) -> _T:
+        """Do `work` as the only one who changes the state, and serve the requests that came meanwhile before the end.
+
+        A request that an interrupt meets is served at the next occasion.
+        """
+        outermost = not self._busy
         try:
-            yield
+            self._busy = True
+            result = work()
             while outermost and self._requests:
-                self._take(self._requests.popleft(), ())
+                self._take(self._requests[0], ())
+                self._requests.popleft()
+            return result
         finally:
             self._busy = not outermost
 
-    def _go_on_from(self, state: ControllerState) -> None:
+    def _go_on_from(self, saved: SavedWeight) -> None:
         """Take over a state that was not decided on here."""
+        run, state = saved
         if self._shadow is not None:
             state = safeguards.set_shadow(self._config, state, shadow=self._shadow)
-        self._state = state
-        self._put_in_force()
+        self._put_in_force(run, state)
 
-    def _put_in_force(self) -> None:
-        """The only place where the variable is written."""
-        self.variable.assign(self._state.weight_in_force)
+    def _put_in_force(self, run: str, state: ControllerState) -> None:
+        """Change run, state and variable, all or none of them; the only place where the variable is written."""
+        try:
+            self.variable.assign(state.weight_in_force)
+            self._run, self._state = run, state
+        except BaseException:  # an interrupt perhaps, and nobody knows how far the variable came
+            self.variable.assign(self._state.weight_in_force)
+            raise
 
     def _take(self, take_step: _Step, observations: Sequence[Observation]) -> Decision:
-        before = self._state
-        self._state, decision = take_step(before)
-        if self._state.weight_in_force != before.weight_in_force:
-            self._put_in_force()
+        state, decision = take_step(self._state)
+        if state.weight_in_force == self._state.weight_in_force:
+            self._state = state
+        else:
+            self._put_in_force(self._run, state)
         if decision.is_event:
             self._decisions.append(decision)
         for observer in tuple(self._observers):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,11 +14,12 @@ import numpy as np
 import tensorflow as tf
 
 from keras_adaptive_weights.deciding.config import check_number
-from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
+from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight, SavedWeight
 from keras_adaptive_weights.runtime.distribution import divide_by_replicas
 
 _PACKAGE = "keras_adaptive_weights"
 _REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none", None)
+_MOST_STATE_BYTES = 1 << 24
 _logger = logging.getLogger(_PACKAGE)
 
 
@@ -124,6 +126,7 @@ class CompositeLoss(keras.losses.Loss):
         self.terms = dict(terms)
         self.max_loss_spike_threshold = max_loss_spike_threshold
         self.loss_smoothing_factor = loss_smoothing_factor
+        self._refused: tuple[Any, ValueError] | None = None
         with tf.init_scope():
             self.total_average = tf.Variable([0.0, 0.0], trainable=False, name="total_average")
 
@@ -182,17 +185,29 @@ class CompositeLoss(keras.losses.Loss):
         store["total_average"] = self.total_average.numpy()
 
     def load_own_variables(self, store: Any) -> None:
-        """Go on from a checkpoint; one without our state leaves weights and statistics as they are."""
+        """Go on from a checkpoint; one without our state leaves weights and statistics as they are.
+
+        Raises:
+            ValueError: What it holds cannot be read, is of a newer version, or is no state that may be. Then nothing is
+                taken over.
+        """
         stored = set(store.keys())
+        if not stored and self._refused is not None and self._refused[0] is store:
+            raise self._refused[1]  # Keras comes twice, the second time with nothing, and would forget the failure
+        self._refused = None
+        try:
+            saved = {name: _saved_weight(name, store) for name in self.adaptive_weights if name in stored}
+            average = _saved_average(self.total_average, store) if "total_average" in stored else None
+        except ValueError as error:
+            self._refused = store, error.with_traceback(None)
+            raise
         for name, weight in self.adaptive_weights.items():
-            if name in stored:
-                weight.restore(json.loads(np.asarray(store[name], dtype=np.uint8).tobytes()))
+            if name in saved:
+                weight.restore(saved[name])
             else:
-                _logger.info(
-                    "The checkpoint holds no state of the weight of %r: it goes on from %g.", name, weight.weight
-                )
-        if "total_average" in stored:
-            self.total_average.assign(np.asarray(store["total_average"]))
+                _say_not_restored(name, weight, sorted(stored - {*self.adaptive_weights, "total_average"}))
+        if average is not None:
+            self.total_average.assign(average)
 
     def _weigh(self, name: str, value: Any) -> Any:
         weight = self.terms[name].weight_tensor
@@ -240,6 +255,54 @@ class CompositeLoss(keras.losses.Loss):
         if self.reduction == "mean_with_sample_weight" and sample_weight is not None:
             return tf.math.divide_no_nan(total, tf.reduce_sum(sample_weight))
         return tf.math.divide_no_nan(total, count)
+
+
+def _saved_weight(term: str, store: Any) -> SavedWeight:
+    """Read the state of a term's weight from a checkpoint.
+
+    Raises:
+        ValueError: It cannot be read, with the names of term, field and file.
+    """
+    try:
+        data = np.asarray(store[term])
+        if data.dtype != np.uint8 or data.ndim != 1 or data.size > _MOST_STATE_BYTES:
+            raise ValueError(f"expected bytes, found {data.dtype} of shape {data.shape}.")  # noqa: TRY301
+        return SavedWeight.from_dict(json.loads(data.tobytes()))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"The state of the adaptive weight of {term!r} in the checkpoint{_file_of(store)} cannot be used: {error} "
+            "Nothing of it is taken over: load another checkpoint, or one that this version wrote."
+        ) from error
+
+
+def _saved_average(variable: Any, store: Any) -> Any:
+    """Read the recent mean of the total from a checkpoint.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    average = np.asarray(store["total_average"])
+    if average.dtype.kind != "f" or average.shape != variable.shape or not np.isfinite(average).all():
+        raise ValueError(
+            f"The field `total_average` of the loss in the checkpoint{_file_of(store)} cannot be used: expected finite "
+            f"numbers of shape {tuple(variable.shape)}. Received: {average!r:.200}. Nothing of it is taken over."
+        )
+    return average
+
+
+def _file_of(store: Any) -> str:
+    """Return where a checkpoint is, for a message, if it says so."""
+    file = getattr(getattr(store, "archive", None), "filename", None) or getattr(store, "path_or_io", None)
+    return f" {os.fspath(file)!r}" if isinstance(file, (str, os.PathLike)) else ""
+
+
+def _say_not_restored(term: str, weight: AdaptiveWeight, others: Sequence[str]) -> None:
+    """Log that a weight's state did not come back: at warning level where it may be there under another name."""
+    level, instead = logging.INFO, ""
+    if others:
+        level, instead = logging.WARNING, f" It holds those of {', '.join(others)}, which this loss does not have."
+    held = "The checkpoint holds no state of the weight of %r: it goes on from %g.%s"
+    _logger.log(level, held, term, weight.weight, instead)
 
 
 def _per_sample_weight(sample_weight: Any, values: Any) -> Any:

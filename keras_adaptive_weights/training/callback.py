@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from keras_adaptive_weights.deciding.config import check_bool, check_number
-from keras_adaptive_weights.deciding.decision import Decision, Observation
+from keras_adaptive_weights.deciding.decision import Decision, Observation, checked_note
 from keras_adaptive_weights.deciding.observers import DecisionLogger, DecisionObserver, DecisionPrinter
 from keras_adaptive_weights.deciding.state import adaptive_weight_metrics, stability_metrics
 from keras_adaptive_weights.journal.lines import Header
@@ -140,6 +140,12 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         """Return to the base weight from the next execution on, and stay there until `enable`.
 
         With `shadow=True` it is recorded, as everything else is, and the weight in force stays.
+
+        Args:
+            note: What the person who asks has to say; of a long one the first 1,000 characters are kept.
+
+        Raises:
+            TypeError: `note` is no text, here as in the methods below.
         """
         self._ask("disable", note)
 
@@ -247,7 +253,7 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
                 observer.note_save(self._weight.step_count)
 
     def _ask(self, name: str, note: str) -> None:
-        self._asked.append((name, note))
+        self._asked.append((name, checked_note(type(self).__name__, note)))
         if self._begun and self._weight is not None:
             self._serve(self._weight)
 

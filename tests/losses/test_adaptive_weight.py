@@ -599,6 +599,161 @@ def test_a_checkpoint_is_written_of_what_was_observed_up_to_it():
     assert weight.to_dict()["state"]["step"] == 1
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (None, "expected `run` and `state`"),
+        ([], "expected `run` and `state`"),
+        ({"run": "r"}, r"expected `run` and `state`.*Received: \['run'\]"),
+        ({"run": "r", "state": {}, "moon": 1}, "expected `run` and `state`"),
+        ({"run": 7, "state": {}}, "field `run` must be the id of a run"),
+        ({"run": "", "state": {}}, "field `run` must be the id of a run"),
+        ({"run": "x" * 1000, "state": {}}, "field `run` must be the id of a run"),
+        ({"run": "r", "state": {}}, "field `weight` is missing"),
+        ({"run": "r", "state": {"weight": 1.0, "moon": 1}}, "written by a newer version"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_used_changes_nothing(values, said):
+    weight = raised()
+    before = weight.to_dict()
+    with pytest.raises(ValueError, match=said):
+        weight.restore(values)
+    assert weight.to_dict() == before, "neither the run nor the state"
+    assert weight.variable.numpy() == np.float32(2.625)
+
+
+def test_the_run_is_taken_over_with_the_state():
+    weight, other = AdaptiveWeight(2.5, QUICK), raised()
+    weight.restore(other.to_dict())
+    assert (weight.run, weight.state) == (other.run, other.state)
+
+
+@pytest.mark.parametrize("method", ["disable", "enable", "rollback", "reset"])
+def test_a_note_is_text(method):
+    weight = AdaptiveWeight()
+    with pytest.raises(TypeError, match=rf"AdaptiveWeight.{method}: argument `note` must be text. .*ValueError"):
+        getattr(weight, method)(ValueError("x"))
+    assert weight.decisions == []
+    getattr(weight, method)("n" * 5000)
+    assert weight.decisions[-1].note == "n" * 999 + "…", "what is asked for in need is not refused"
+
+
+# --- interrupts ----------------------------------------------------------------------------------
+
+
+def check_whole(weight):
+    """State and variable agree, and nobody holds the weight."""
+    assert weight.variable.numpy() == np.float32(weight.weight)
+    done = []
+    thread = threading.Thread(target=lambda: done.append(weight.disable("from a thread")), daemon=True)
+    thread.start()
+    thread.join(LONG)
+    assert done, "a lock was left behind"
+    assert not weight.enabled
+    assert weight.variable.numpy() == np.float32(2.5)
+
+
+@pytest.mark.parametrize("place", ["before the variable", "after the variable", "in the rule", "in an observer"])
+@pytest.mark.parametrize("asked", ["update", "disable"])
+def test_an_interrupt_leaves_weight_and_variable_equal(place, asked, monkeypatch):
+    weight = AdaptiveWeight(2.5, QUICK)
+    for loss in [1.0, 1.02] * 20 + [1.5] * 3:
+        weight.update(loss, gradient_norm=1.0)
+    if asked == "disable":
+        weight = raised()
+    left, assign = [1], weight.variable.assign
+
+    def interrupt(*_):
+        if left:
+            left.pop()
+            raise KeyboardInterrupt
+
+    def interrupted_assign(value):
+        if place == "before the variable":
+            interrupt()
+        assign(value)
+        interrupt()
+
+    if place == "in an observer":
+        weight.subscribe(Recorder(on="increase" if asked == "update" else "disable", do=interrupt))
+    elif place == "in the rule":
+        from keras_adaptive_weights.losses import adaptive_weight as room
+
+        rule, name = (room.guide_rule, "step") if asked == "update" else (room.envelope, "disable")
+        decide = getattr(rule, name)
+        monkeypatch.setattr(rule, name, lambda *args: (interrupt(), decide(*args))[1])
+    else:
+        monkeypatch.setattr(weight.variable, "assign", interrupted_assign)
+    with pytest.raises(KeyboardInterrupt):
+        weight.update(1.5, gradient_norm=1.0) if asked == "update" else weight.disable("by hand")
+    check_whole(weight)
+
+
+def test_an_operator_s_request_that_an_interrupt_met_is_carried_out(monkeypatch):
+    weight = raised()
+    assign, left = weight.variable.assign, [1]
+
+    def interrupted(value):
+        assign(value)
+        if left:
+            left.pop()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(weight.variable, "assign", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        weight.disable("operator")
+    weight.update(1.0)
+    assert [decision.note for decision in weight.decisions if decision.action == "disable"] == ["operator"]
+    assert weight.variable.numpy() == np.float32(2.5)
+
+
+def interrupted_at(number, work, weight):
+    """Do `work`, interrupted at a numbered moment: where Python looks for signals, as a function begins or ended."""
+    room, left = AdaptiveWeight.update.__code__.co_filename, number
+
+    def look(frame, event, arg):
+        nonlocal left
+        ours = room in (frame.f_code.co_filename, frame.f_back and frame.f_back.f_code.co_filename)
+        if ours and event != "c_call":
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+
+    sys.setprofile(look)
+    try:
+        work(weight)
+    finally:
+        sys.setprofile(None)
+
+
+@pytest.mark.parametrize("asked", ["update", "disable", "restore", "set_shadow"])
+def test_an_interrupt_at_any_moment_leaves_weight_and_variable_equal(asked):
+    last = raised()
+    work = {
+        "update": lambda weight: weight.update(1.5, gradient_norm=1.0),
+        "disable": lambda weight: weight.disable("operator"),
+        "restore": lambda weight: weight.restore(last.to_dict()),
+        "set_shadow": lambda weight: weight.set_shadow(True),
+    }[asked]
+    number, interrupted = 0, True
+    while interrupted:
+        weight = AdaptiveWeight(2.5, QUICK)
+        for loss in [1.0, 1.02] * 20 + [1.5] * 3:
+            weight.update(loss, gradient_norm=1.0)
+        before = (weight.run, weight.state)
+        number += 1
+        try:
+            interrupted_at(number, work, weight)
+            interrupted = False
+        except KeyboardInterrupt:
+            pass
+        assert weight.variable.numpy() == np.float32(weight.weight), number
+        if asked == "restore":
+            assert (weight.run, weight.state) in (before, (last.run, last.state)), number
+        check_whole(weight)
+    assert number > 10
+
+
 def test_constructor_arguments_survive_json():
     weight = AdaptiveWeight(3.0, QUICK)
     again = AdaptiveWeight.from_config(json.loads(json.dumps(weight.get_config())))

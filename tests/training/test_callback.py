@@ -147,6 +147,17 @@ def test_rollback_by_hand_undoes_the_last_change_exactly():
     assert callback.decisions[-1].reason is kaw.Reason.NOTHING_TO_ROLL_BACK
 
 
+@pytest.mark.parametrize("note", [ValueError("x"), None, 3, b"bytes"])
+@pytest.mark.parametrize("method", ["emergency_disable", "enable", "rollback", "reset"])
+def test_a_note_that_is_no_text_is_refused_before_anything_is_done(method, note):
+    callback = kaw.AdaptiveMelWeightCallback()
+    with pytest.raises(TypeError, match=r"AdaptiveMelWeightCallback: argument `note` must be text. .*`note=str\("):
+        getattr(callback, method)(note)
+    model = make_model()
+    fit(model, RISING[:3], [callback])
+    assert callback.decisions == []
+
+
 def test_an_observer_that_raises_is_left_out_and_training_goes_on(tmp_path):
     class Broken:
         def observe(self, observations, decision):

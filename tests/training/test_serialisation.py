@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
+import math
 import pickle
+import shutil
 import subprocess
 import sys
 import textwrap
+import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -143,6 +148,148 @@ def test_a_checkpoint_of_another_term_leaves_this_one_as_it_is(tmp_path, caplog)
     assert (states["mel_loss"].step_count, states["stop_loss"].step_count) == (3, 0)
     assert "weight of 'stop_loss': it goes on from 1.5" in caplog.text
     assert "'mel_loss'" not in caplog.text
+
+
+def tampered(path, change, name="mel_loss"):
+    """Change what a weights file holds of an adaptive weight, or put bytes in its place."""
+    with h5py.File(path, "r+") as file:
+        places = []
+        file.visit(places.append)
+        (place,) = [found for found in places if found.endswith(f"/{name}")]
+        stored = change(json.loads(bytes(file[place][()]))) if name != "total_average" else change(file[place][()])
+        del file[place]
+        file[place] = np.frombuffer(json.dumps(stored).encode(), np.uint8) if isinstance(stored, dict) else stored
+
+
+def with_state(**changes):
+    return lambda values: {**values, "state": values["state"] | changes}
+
+
+def as_bytes(data):
+    return lambda _: np.frombuffer(data, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def disabled(tmp_path_factory):
+    """A weights file of a model whose weight a person disabled, and another model that trained a while."""
+    path = tmp_path_factory.mktemp("checkpoint") / "model.weights.h5"
+    model, other = make_model(), make_model()
+    fit(model, batches(6), callbacks=[ours := kaw.AdaptiveMelWeightCallback()])
+    ours.emergency_disable("operator")
+    model.save_weights(path)
+    fit(other, batches(2), callbacks=[kaw.AdaptiveMelWeightCallback()])
+    return path, other
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            with_state(field_of_next_version=0),
+            r"unknown fields \['field_of_next_version'\]: written by a newer version",
+        ),
+        (with_state(weight=math.nan), "field `weight` must be a finite number. Received: nan"),
+        (with_state(base_weight=math.nan), "field `base_weight` must be a finite number"),
+        (with_state(step="7"), "field `step` must be an integer"),
+        (with_state(disabled="no"), "field `disabled` must be true or false"),
+        (with_state(losses={"recent": 3}), "field `losses.reference` is missing"),
+        (lambda values: {"run": values["run"]}, "expected `run` and `state`"),
+        (lambda values: {**values, "run": None}, "field `run` must be the id of a run"),
+        (lambda values: {**values, "balance": {}}, "expected `run` and `state`"),
+        (as_bytes(b"not JSON"), "Expecting value"),
+        (as_bytes(b"\xff\xfe"), "decode|Expecting value"),
+        (as_bytes(b"[" * 100_000), "recursion"),
+        (as_bytes(b""), "Expecting value"),
+        (lambda _: np.zeros(3, "float32"), "expected bytes, found float32"),
+        (lambda _: np.uint8(7), r"expected bytes, found uint8 of shape \(\)"),
+    ],
+)
+def test_a_checkpoint_s_state_that_cannot_be_used_is_an_error_and_changes_nothing(change, said, disabled, tmp_path):
+    """Term, field and file are named, though Keras visits the loss twice and then forgets what failed."""
+    path, model = tmp_path / "model.weights.h5", disabled[1]
+    shutil.copy(disabled[0], path)
+    tampered(path, change)
+    before = state_of(model)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=said) as caught:
+            model.load_weights(path)
+        assert "adaptive weight of 'mel_loss'" in str(caught.value)
+        assert str(path) in str(caught.value)
+        assert state_of(model) == before
+    assert float(model.loss.adaptive_weights["mel_loss"].variable) == model.loss.adaptive_weights["mel_loss"].weight
+
+
+@pytest.mark.parametrize("average", [np.zeros(3, "float32"), np.full(2, np.nan, "float32"), np.zeros(2, "S3")])
+def test_a_checkpoint_s_average_that_cannot_be_used_is_an_error_and_changes_nothing(average, disabled, tmp_path):
+    path, model = tmp_path / "model.weights.h5", disabled[1]
+    shutil.copy(disabled[0], path)
+    tampered(path, lambda _: average, "total_average")
+    before = state_of(model)
+    with pytest.raises(ValueError, match=r"field `total_average` of the loss in the checkpoint .*model\.weights\.h5"):
+        model.load_weights(path)
+    assert state_of(model) == before
+
+
+def test_of_two_weights_both_come_back_or_none(tmp_path):
+    def build():
+        terms = {name: kaw.LossTerm(term.fn, kaw.AdaptiveWeight(1.5)) for name, term in make_loss().terms.items()}
+        return make_model(loss=kaw.CompositeLoss(terms))
+
+    model, other = build(), build()
+    fit(model, batches(3), callbacks=[kaw.AdaptiveWeightCallback("mel_loss"), kaw.AdaptiveWeightCallback("stop_loss")])
+    other.optimizer.build(other.trainable_variables)
+    model.save_weights(tmp_path / "model.weights.h5")
+    tampered(tmp_path / "model.weights.h5", with_state(weight=math.nan), "stop_loss")
+    before = state_of(other)
+    with pytest.raises(ValueError, match="adaptive weight of 'stop_loss'"):
+        other.load_weights(tmp_path / "model.weights.h5")
+    assert state_of(other) == before
+
+
+def test_after_a_refused_checkpoint_another_one_loads(disabled, tmp_path):
+    path, model = tmp_path / "model.weights.h5", make_model()
+    model.optimizer.build(model.trainable_variables)
+    shutil.copy(disabled[0], path)
+    tampered(path, with_state(step=-1))
+    with pytest.raises(ValueError, match="field `step`"):
+        model.load_weights(path)
+    plain = make_model(keras.Model, loss="mse")
+    plain.optimizer.build(plain.trainable_variables)
+    plain.save_weights(tmp_path / "plain.weights.h5")
+    model.load_weights(tmp_path / "plain.weights.h5")
+    model.load_weights(disabled[0])
+    weight = model.loss.adaptive_weights["mel_loss"]
+    assert (weight.step_count, weight.enabled) == (6, False)
+
+
+def test_a_resumed_fit_refuses_a_backup_whose_state_cannot_be_used(disabled, tmp_path):
+    """And a model file: a disable by hand is never lost in silence."""
+    model = make_model()
+    fit(model, batches(6), callbacks=[kaw.AdaptiveMelWeightCallback()])
+    model.save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as archive:
+        archive.extractall(tmp_path / "parts")
+    tampered(tmp_path / "parts" / "model.weights.h5", with_state(weight=math.nan))
+    with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
+        for part in sorted((tmp_path / "parts").iterdir()):
+            archive.write(part, part.name)
+    with pytest.raises(ValueError, match=r"adaptive weight of 'mel_loss' .*field `weight`"):
+        keras.models.load_model(tmp_path / "model.keras")
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+    fit(make_model(), batches(6), callbacks=[kaw.AdaptiveMelWeightCallback(), backup])
+    tampered(tmp_path / "backup" / "latest.weights.h5", with_state(weight=math.nan))
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    with pytest.raises(ValueError, match=r"adaptive weight of 'mel_loss' .*latest\.weights\.h5"):
+        fit(make_model(), batches(6), epochs=2, callbacks=[kaw.AdaptiveMelWeightCallback(), backup])
+
+
+def test_a_state_under_another_name_is_not_passed_over_in_silence(disabled, tmp_path, caplog):
+    terms = {"tone_loss" if name == "mel_loss" else name: term for name, term in make_loss().terms.items()}
+    model = make_model(loss=kaw.CompositeLoss(terms))
+    model.optimizer.build(model.trainable_variables)
+    model.load_weights(disabled[0])
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "no state of the weight of 'tone_loss': it goes on from 2.5. It holds those of mel_loss, which" in said
 
 
 def test_a_copied_model_is_compiled_anew_and_trains_by_itself():

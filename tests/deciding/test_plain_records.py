@@ -1,0 +1,147 @@
+"""Records read back from plain values: what they may hold, and what is said where they hold something else."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Annotated, NamedTuple
+
+import pytest
+
+from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
+from keras_adaptive_weights.deciding.decision import Observation, Reason
+from keras_adaptive_weights.deciding.guide_rule import step
+from keras_adaptive_weights.deciding.plain_records import ADDED_LATER, read_record
+from keras_adaptive_weights.deciding.state import ControllerState, EnvelopeState, initial_state
+
+CONFIG = AdaptiveWeightConfig(warmup_steps=15, cooling_period=10, min_stable_steps=5, loss_smoothing_factor=0.25)
+_WEIGHT = "must be a weight above 0 that float32 can hold"
+_COUNT = "must be an integer from 0 to 1e.15"
+_FINITE = "must be a finite number"
+
+
+def on_trial():
+    """A state with a change on trial, so that no field is empty."""
+    state = initial_state(CONFIG, 2.5)
+    for number in range(1, 60):
+        state, _ = step(CONFIG, state, (Observation(number, 1.0 + 0.5 * (number > 40), 3.0, 1.0),))
+        if state.trial is not None and state.trial.steps > 2:
+            return state
+    raise AssertionError(state)
+
+
+def values():
+    """The same as JSON has it."""
+    return json.loads(json.dumps(on_trial().to_dict()))
+
+
+def changed(path, value):
+    """The values with one of them, at a path such as "trial.noise.samples", replaced."""
+    found = inner = values()
+    *way, last = path.split(".")
+    for name in way:
+        inner = inner[name]
+    inner[last] = value
+    return found
+
+
+def test_a_state_comes_back_as_it_was():
+    state = on_trial()
+    assert state.trial.noise.samples > 0
+    assert ControllerState.from_dict(values()) == state
+    assert ControllerState.from_dict(values() | {"trial": None}) == state._replace(trial=None)
+    harmed = state._replace(trial=state.trial._replace(harm=Reason.TRIAL_LOSS_SPIKE))
+    assert ControllerState.from_dict(changed("trial.harm", "trial_loss_spike")) == harmed
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        *((name, value, _WEIGHT) for name in ("weight", "trial.previous_weight") for value in (0, -1.0, 1e39, 1e300)),
+        *(
+            (name, math.nan, _FINITE)
+            for name in ("weight", "base_weight", "held_weight", "previous_weight", "running_total_loss")
+        ),
+        *((name, 10**400, "must be a number") for name in ("weight", "running_total_loss", "trial.ratio")),
+        *(("weight", value, "must be a number") for value in ("2.5", None, True, [2.5], {})),
+        *((name, value, _COUNT) for name in ("step", "cooling") for value in ("7", 7.0, -1, True, None, 10**16)),
+        *((name, value, _COUNT) for name in ("trial.noise.samples", "trial.steps") for value in ("7", -1)),
+        *(("disabled", value, "must be true or false") for value in (0, 1, "no", None)),
+        ("losses", {"recent": 3}, "field `losses.reference` is missing"),
+        ("losses", None, "field `losses` must be a mapping"),
+        ("losses", [1.0], "field `losses` must be a mapping"),
+        ("losses.recent", 3, "field `losses.recent` must be a list of numbers"),
+        ("losses.recent", "123", "must be a list of numbers"),
+        ("losses.recent", [1.0, None], "must be a number"),
+        ("losses.recent", [1.0, math.inf], _FINITE),
+        ("gradient_norms.reference", [math.nan], _FINITE),
+        ("losses.recent", [0.0] * ((1 << 20) + 1), "must be a list of numbers"),
+        ("losses.reference_mean", 7.0, "field `losses.reference_mean` must be the mean of `losses.reference`"),
+        ("losses.reference_mean", math.nan, "must be the mean of"),
+        ("trial", 3, "field `trial` must be a mapping"),
+        ("trial.noise", {}, "field `trial.noise.deviation` is missing"),
+        ("trial.harm", "moonlight", "field `trial.harm` must be the name of a Reason"),
+        ("trial.moon", 1, r"unknown fields \['trial.moon'\]: written by a newer version"),
+        ("moon", 0, r"unknown fields \['moon'\]: written by a newer version"),
+    ],
+)
+def test_a_field_that_holds_something_else_is_named(path, value, said):
+    with pytest.raises(ValueError, match=f"^ControllerState: .*{said}") as caught:
+        ControllerState.from_dict(changed(path, value))
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("name", ["weight", "losses", "disabled", "trial", "step"])
+def test_a_field_that_is_missing_is_named(name):
+    state = values()
+    del state[name]
+    with pytest.raises(ValueError, match=f"field `{name}` is missing"):
+        ControllerState.from_dict(state)
+
+
+@pytest.mark.parametrize("state", [None, [], 3, "state", [["weight", 2.5]]])
+def test_what_is_no_state_is_refused(state):
+    with pytest.raises(ValueError, match="ControllerState: field `state` must be a mapping"):
+        ControllerState.from_dict(state)
+
+
+def test_what_overflowed_comes_back():
+    """Losses near the end of what a float holds have no mean: our own checkpoint must not be refused for it."""
+    state = initial_state(CONFIG, 2.5)
+    for number in range(1, 120):
+        state, _ = step(CONFIG, state, (Observation(number, 1.7e308, -1.7e308 if number % 2 else 1.7e308, 1.0),))
+    assert math.isinf(state.losses.reference_mean)
+    assert math.isfinite(state.running_total_loss)
+    assert ControllerState.from_dict(json.loads(json.dumps(state.to_dict()))) == state
+
+
+def test_weights_of_several_terms_are_read_by_their_names():
+    class JointState(EnvelopeState[Mapping[str, float]]):
+        __slots__ = ()
+
+    one = {"mel_loss": 2.5, "stop_loss": 1.0}
+    state = JointState(weight=one, base_weight=one, trial=on_trial().trial._replace(previous_weight=one))
+    assert JointState.from_dict(json.loads(json.dumps(state.to_dict()))) == state
+    for weight, said in (
+        ({"mel_loss": 0.0}, _WEIGHT),
+        ({1: 1.0}, "mapping"),
+        (2.5, "mapping"),
+        ({"a": None}, "number"),
+    ):
+        with pytest.raises(ValueError, match=f"JointState: field `weight` must be .*{said.removeprefix('must be ')}"):
+            JointState.from_dict({**state.to_dict(), "weight": weight})
+
+
+class Younger(NamedTuple):
+    count: int
+    added: Annotated[int, ADDED_LATER] = 3
+
+
+def test_a_field_that_older_versions_lack_has_its_default():
+    assert read_record(Younger, {"count": 1}, "Younger") == Younger(1, 3)
+    assert read_record(Younger, {"count": 1, "added": 2}, "Younger") == Younger(1, 2)
+    with pytest.raises(ValueError, match="field `count` is missing"):
+        read_record(Younger, {"added": 2}, "Younger")
+    with pytest.raises(ValueError, match="field `added` must be an integer"):
+        read_record(Younger, {"count": 1, "added": None}, "Younger")
