@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from keras_adaptive_weights.runtime.compiled import compile_arguments
+from keras_adaptive_weights.training.model_classes import FUNCTIONAL
 from keras_adaptive_weights.training.train_step import StableModel, StableTrainStepMixin
 
 
@@ -48,7 +47,7 @@ def stable(model: keras.Model) -> keras.Model:
         made = StableSequential(model.layers, name=model.name)
         if model.built and not made.built:
             made.build(model.input_shape)
-    elif kind is _functional():
+    elif kind is FUNCTIONAL:
         made = StableModel(model.input, model.output, name=model.name)
     else:
         raise ValueError(
@@ -61,9 +60,3 @@ def stable(model: keras.Model) -> keras.Model:
     if model.compiled:
         made.compile(**compile_arguments(model))
     return made
-
-
-def _functional() -> Any:
-    """Return the class that Keras gives a functional model."""
-    inputs = keras.Input(())
-    return type(keras.Model(inputs, inputs))

@@ -61,6 +61,7 @@ class Telemetry:
 
     Attributes:
         metrics: The metric that shows the terms in the logs.
+        shown: Whether it is among the model's metrics. With a loss of Keras's own the logs are Keras's own.
         requests: Variable with an element per adaptive weight and request: 1 where this worker passes it on. `None`
             where none travels.
         terms: Terms of the batch whose loss was computed last: how `compute_loss`, which returns the total only, hands
@@ -68,6 +69,7 @@ class Telemetry:
         variable_names: Names of the trainable variables, set while the train step is traced.
         logs_so_far: Logs of the step that was traced last, if they only show what the metrics hold after it: they can
             as well be made later.
+        results: What the metrics held when they were asked last.
         handed_out: Returns the ring, one row after the other, as it came along with the logs of the execution that just
             ended. `None` where it did not. Looking into the variable instead takes 50 microseconds.
     """
@@ -81,14 +83,18 @@ class Telemetry:
         self.terms: dict[str, Any] = {}
         self.variable_names: list[str] = []
         self.logs_so_far: dict[str, Any] = {}
+        self.results: dict[str, Any] = {}
         self.handed_out: Callable[[], list[float]] | None = None
         self.metrics = StepMetrics(loss)
+        self.shown = isinstance(loss, CompositeLoss)
         carries_requests = carries_requests and bool(self.names)
         self._slots = [(n, r) for n in loss.adaptive_weights for r in REQUESTS] if carries_requests else []
         self._asked = np.zeros(len(self._slots), "float32")
         columns = _FIXED_COLUMNS + len(self.names) + len(self._slots)
         self._ring = tf.Variable(tf.zeros([self._rows, columns], tf.float64), trainable=False, name="telemetry")
         self.requests = tf.Variable(self._asked, trainable=False, name="requests") if self._slots else None
+        # for whoever is shown no `skipped_steps`: how many since somebody asked, and the culprit of the first
+        self._skips = None if self.shown else tf.Variable([0, 0], trainable=False, name="skips")
 
     def fits(self, loss: Any, steps_per_execution: int) -> bool:
         """Whether this telemetry is for that loss and that many steps."""
@@ -133,6 +139,10 @@ class Telemetry:
         ring = self._ring.read_value()
         newest = tf.concat([ring[-1, :1] + 1.0, *parts], axis=0)[None]
         self._ring.assign(newest if self._rows == 1 else tf.concat([ring[1:], newest], axis=0))
+        if self._skips is not None:
+            skips, _ = tf.unstack(self._skips)
+            one_more = tf.stack([1, tf.where(skips == 0, bad, 0)])
+            self._skips.assign_add(tf.where(tf.logical_and(bad >= 0, tf.logical_not(routine)), one_more, [0, 0]))
 
     def read(self, after: int = 0) -> list[StepRow]:
         """Return the steps whose number is above `after`, oldest first, at most as many as an execution has."""
@@ -140,6 +150,16 @@ class Telemetry:
         held = self._held() if handed_out is None else self._in_rows(handed_out())
         columns = [(name, column) for name, column in self._columns.items() if name in self.active]
         return [self._row(row, columns) for row in held if row[0] > after]
+
+    def take_skips(self) -> tuple[int, str]:
+        """Return how many steps were skipped since this was asked last, and what was not finite in the first of them.
+
+        Those that only loss scaling skipped do not count; nor does any with a `CompositeLoss`, whose logs say it.
+        """
+        if self._skips is None or not (taken := self._skips.value().numpy())[0]:
+            return 0, ""
+        self._skips.assign([0, 0])
+        return int(taken[0]), self._culprit(int(taken[1]))
 
     def ring_to_hand_out(self) -> Any:
         """Return the ring as a vector, for `handed_out`; in the graph."""
@@ -194,6 +214,7 @@ class StepMetrics(keras.metrics.Metric):
     def __init__(self, loss: Any, name: str = "stable_train_step") -> None:
         super().__init__(name=name, dtype="float32")
         composite = isinstance(loss, CompositeLoss)
+        self._loss = loss
         self._terms = tuple(loss.terms) if composite else ()
         self._weights = (
             {n.removesuffix("_loss") + "_weight": w for n, w in loss.adaptive_weights.items()} if composite else {}
@@ -208,30 +229,66 @@ class StepMetrics(keras.metrics.Metric):
         """Names that mean nothing in an evaluation."""
         return frozenset({*self._weights, "gradient_norm", "skipped_steps"})
 
-    def update_state(self, terms: dict[str, Any], size: Any, norm: Any = None, applied: Any = True) -> None:
-        """Count one batch; of a skipped one only that it was skipped."""
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Count one batch as any metric of Keras does: for a step of one's own that goes through `self.metrics`."""
+        if self._terms:
+            size = tf.cast(tf.shape(keras.tree.flatten(y_pred)[0])[0], tf.float32)
+            terms = self._loss.evaluate(y_true, y_pred, sample_weight).terms
+            self.count({name: mean_of(value) for name, value in terms.items()}, size)
+
+    def count(
+        self, terms: dict[str, Any], size: Any, norm: Any = None, applied: Any = True, counts: Any = None
+    ) -> None:
+        """Count one batch; of a skipped one only that it was skipped.
+
+        Args:
+            terms: Values of the terms that took part.
+            size: Number of samples.
+            norm: Gradient norm. `None`: not measured.
+            applied: Whether the step was applied.
+            counts: Whether its losses count nevertheless. `None`: as `applied`.
+        """
         self._seen.update(terms)
         one, zero = tf.constant(1.0), tf.constant(0.0)
         norm = zero if norm is None else tf.cast(norm, tf.float32)
         taken = [tf.cast(terms[n], tf.float32) * size if n in terms else zero for n in self._terms]
-        if_applied = tf.stack([*taken, size, norm, one, zero])
-        if_skipped = tf.stack([zero] * (len(taken) + 3) + [one])
-        self._sums.value.assign_add(tf.where(applied, if_applied, if_skipped))  # Keras's reads, adds and assigns
+        losses, step, skip = [*taken, size], [norm, one, zero], [zero, zero, one]
+        if counts is None or counts is applied:
+            change = tf.where(applied, tf.stack(losses + step), tf.stack([zero] * len(losses) + skip))
+        else:
+            change = tf.concat([tf.where(counts, losses, zero), tf.where(applied, step, skip)], axis=0)
+        self._sums.value.assign_add(change)  # Keras's reads, adds and assigns
+
+    def nan_without_steps(self, logs: dict[str, Any]) -> dict[str, Any]:
+        """Return the logs of all metrics, those of others as NaN where there were steps and none of them counted."""
+        samples, _, _, skipped = tf.unstack(tf.convert_to_tensor(self._sums)[len(self._terms) :])
+        nothing = samples < tf.minimum(skipped, 1.0)
+        own = {*self._terms, *self.train_only}
+        return {name: value if name in own else _nan_where(nothing, value) for name, value in logs.items()}
 
     def result(self) -> dict[str, Any]:
-        """Return the values by name."""
+        """Return the values by name; a mean of nothing is NaN."""
         *sums, samples, norms, applied, skipped = tf.unstack(tf.convert_to_tensor(self._sums))
-        means = {
-            n: tf.math.divide_no_nan(s, samples) for n, s in zip(self._terms, sums, strict=True) if n in self._seen
-        }
+        means = {n: s / samples for n, s in zip(self._terms, sums, strict=True) if n in self._seen}
         weights = {name: tf.convert_to_tensor(weight.variable) for name, weight in self._weights.items()}
         counted = 1 if within_replica() else self._replicas  # outside, the sums are those of all replicas
         return {
             **means,
             **weights,
-            "gradient_norm": tf.math.divide_no_nan(norms, applied),
+            "gradient_norm": norms / applied,
             "skipped_steps": skipped / counted,
         }
+
+
+def mean_of(loss: Any) -> Any:
+    """Return the mean of a loss that is not reduced and has a value per sample: what Keras reports of it."""
+    return loss if loss.shape.rank == 0 else tf.reduce_mean(loss)
+
+
+def _nan_where(condition: Any, value: Any) -> Any:
+    """Return NaN where the condition holds, and what cannot be NaN as it is."""
+    dtype = tf.as_dtype(getattr(value, "dtype", None) or tf.int32)
+    return tf.where(condition, tf.constant(np.nan, dtype), value) if dtype.is_floating else value
 
 
 def first_non_finite(terms: dict[str, Any], total: Any, gradients: list[Any], scale: Any) -> tuple[Any, Any, Any]:

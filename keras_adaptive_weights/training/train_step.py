@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from typing import Any, NamedTuple
 
 import keras
@@ -31,9 +32,18 @@ from keras_adaptive_weights.runtime.distribution import (
 )
 from keras_adaptive_weights.runtime.packed_logs import PackedLogs
 from keras_adaptive_weights.runtime.train_function import can_make_train_function, make_train_function
-from keras_adaptive_weights.training.telemetry import Telemetry, first_non_finite
+from keras_adaptive_weights.training.model_classes import (
+    functional_class,
+    is_functional_call,
+    refuse_keras_first,
+    refuse_no_model,
+    refuse_shadowed,
+)
+from keras_adaptive_weights.training.skip_watch import watching_skips
+from keras_adaptive_weights.training.telemetry import Telemetry, first_non_finite, mean_of
 
 _MIN_STEPS_BEFORE_DAMPENING = 10
+_as_it_is = tf.autograph.experimental.do_not_convert  # where somebody calls it in a function of his own
 
 
 class Measurement(NamedTuple):
@@ -81,20 +91,37 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
 
     train_function: Any
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a class whose train step would be Keras's."""
+        super().__init_subclass__(**kwargs)
+        refuse_keras_first(cls, StableTrainStepMixin)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As `keras.Model`: with inputs and outputs a functional model, else one with a `call` of its own."""
+        refuse_no_model(self, StableTrainStepMixin)
+        if is_functional_call(type(self), args, kwargs):
+            object.__setattr__(self, "__class__", functional_class(type(self)))
+        super().__init__(*args, **kwargs)
+
     @functools.wraps(keras.Model.fit, assigned=())  # the signature, for whoever asks
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """As Keras's. Where an exception ends it, callbacks with `on_train_interrupted` are told: Keras tells none."""
         try:
+            bound = inspect.signature(super().fit).bind(*args, **kwargs)
+        except TypeError:  # Keras says what is wrong
             return super().fit(*args, **kwargs)
-        except BaseException:
-            given = inspect.signature(keras.Model.fit).bind_partial(self, *args, **kwargs).arguments.get("callbacks")
-            for callback in getattr(given, "callbacks", given) or ():
-                if callable(tell := getattr(callback, "on_train_interrupted", None)):
-                    tell()
-            raise
-        finally:
-            if (telemetry := getattr(self, "_telemetry", None)) is not None:
-                telemetry.handed_out = None
+        with watching_skips(self, bound.arguments.get("callbacks")) as callbacks:
+            bound.arguments["callbacks"] = callbacks
+            try:
+                return super().fit(*bound.args, **bound.kwargs)
+            except BaseException:
+                for callback in getattr(callbacks, "callbacks", callbacks):
+                    if callable(tell := getattr(callback, "on_train_interrupted", None)):
+                        tell()
+                raise
+            finally:
+                if (telemetry := getattr(self, "_telemetry", None)) is not None:
+                    telemetry.handed_out = None
 
     @functools.wraps(keras.Model.compile, assigned=())
     def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -103,8 +130,11 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         Raises:
             ValueError: Weights that do not fit the losses.
         """
-        given = inspect.signature(keras.Model.compile).bind(self, *args, **kwargs).arguments
-        del given["self"]
+        try:
+            given = inspect.signature(super().compile).bind(*args, **kwargs).arguments
+        except TypeError:  # Keras says what is wrong
+            super().compile(*args, **kwargs)
+            return
         if has_adaptive_weights(given.get("loss_weights")):
             output_names = getattr(self, "output_names", None)
             given["loss"] = from_compile(given.get("loss"), given.pop("loss_weights"), output_names)
@@ -119,6 +149,7 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
+    @_as_it_is
     def train_step(self, data: Any) -> dict[str, Any]:
         """Train on one batch and return the logs."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -126,26 +157,34 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         with tf.GradientTape() as tape:
             y_pred = self._forward(x, training=True)
             measured = self.measure_losses(x, y, y_pred, sample_weight)
+        if not self.trainable_variables:
+            warnings.warn("The model does not have any trainable weights.", stacklevel=2)  # as Keras says it
         gradients = tape.gradient(measured.objective, self.trainable_variables)
         return self.apply_if_finite(measured, gradients, before)
 
+    @_as_it_is
     def test_step(self, data: Any) -> dict[str, Any]:
         """Evaluate one batch and return the logs; weights and statistics stay as they are."""
+        self._prepare_telemetry()
+        if not self._telemetry.shown:
+            return logs_for_reduction(self.distribute_strategy, super().test_step(data))
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y_pred = self._forward(x, training=False)
         total, terms = self._evaluate_losses(x, y, y_pred, sample_weight, training=False)
         size = _batch_size(x)
         _keras_metrics(self)[0].update_state(total, sample_weight=size)
-        self._telemetry.metrics.update_state(terms, size)
+        self._telemetry.metrics.count(terms, size)
         logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         shown = {name: value for name, value in logs.items() if name not in self._telemetry.metrics.train_only}
         return logs_for_reduction(self.distribute_strategy, shown)
 
+    @_as_it_is
     def remember_state(self) -> list[tuple[Any, Any]]:
         """Return the variables that a forward pass may change, with their present values."""
         own = {id(variable) for variable in self.metrics_variables}
         return [(v, tf.convert_to_tensor(v)) for v in self.non_trainable_variables if id(v) not in own]
 
+    @_as_it_is
     def measure_losses(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Measurement:
         """Compute the losses of a batch, for use within a `tf.GradientTape`.
 
@@ -161,14 +200,19 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         Raises:
             ValueError: The term of an adaptive weight takes no part in this batch.
         """
+        self._prepare_telemetry()
         local_total, terms = self._evaluate_losses(x, y, y_pred, sample_weight, training=True)
         self._build_optimizer()
-        (total, *values), requests = mean_over_replicas([local_total, *terms.values()], self._telemetry.requests)
+        scalars = [mean_of(local_total), *terms.values()]
+        (total, *values), requests = mean_over_replicas(scalars, self._telemetry.requests)
         dampening = self._dampening(total)
-        objective = self.optimizer.scale_loss(divide_by_replicas(local_total * dampening))
+        objective = divide_by_replicas(local_total * dampening)
+        if self.optimizer is not None:
+            objective = self.optimizer.scale_loss(objective)
         batch = (x, y, y_pred, sample_weight)
         return Measurement(objective, total, dict(zip(terms, values, strict=True)), dampening, requests, batch)
 
+    @_as_it_is
     def apply_if_finite(
         self, measured: Measurement, gradients: list[Any], before: list[tuple[Any, Any]]
     ) -> dict[str, Any]:
@@ -190,7 +234,9 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         x, y, y_pred, sample_weight = measured.batch
         tracker, *others = _keras_metrics(self)
         # Without metrics of its own `compute_metrics` only reads, which would make all logs wait for the optimizer.
-        computes_metrics = others or _is_overridden(self, "compute_metrics")
+        own_logs = _is_overridden(self, "compute_metrics")
+        # The losses of a step that only loss scaling skipped are as good as any, and plain Keras counts them.
+        counts = tf.math.is_finite(measured.total) if scaling else finite
 
         def apply() -> None:
             if variables:
@@ -198,36 +244,42 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
 
         shared = [] if scaling or not tf.inside_function() else _shared_by_all_variables(optimizer)
 
+        def update_metrics() -> None:
+            if others and not own_logs:
+                self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
         def commit() -> None:
             if not scaling:
                 apply()
-            if computes_metrics:
-                self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+                update_metrics()
 
         if scaling:  # it has a condition of its own, and must see overflown gradients to lower its scale
             on_every_replica(apply, optimizer)
+            on_every_replica(update_metrics, optimizer, finite=counts)
         with read_once(shared):
             on_every_replica(commit, optimizer, finite=finite, otherwise=before)
         size = _batch_size(x)
-        counted = tf.cast(tf.where(finite, size, 0.0), tracker.dtype)
-        total = tf.where(finite, tf.cast(measured.total, tracker.dtype), 0.0)
+        counted = tf.cast(tf.where(counts, size, 0.0), tracker.dtype)
+        total = tf.where(counts, tf.cast(measured.total, tracker.dtype), 0.0)
         tracker.total.value.assign_add(total * counted)  # as `update_state`, in fewer operations
         tracker.count.value.assign_add(counted)
-        self._telemetry.metrics.update_state(measured.terms, size, norm, finite)
+        self._telemetry.metrics.count(measured.terms, size, norm, finite, counts)
         once(
             self._leave_row,
             *(measured.total, norm, measured.dampening, finite, bad, measured.requests, *measured.terms.values()),
         )
-        logs = logs_for_reduction(self.distribute_strategy, self.get_metrics_result())
-        self._telemetry.logs_so_far = dict(logs)
+        logs = self._logs_of_own_metrics(measured, counts) if own_logs else self.get_metrics_result()
+        logs = logs_for_reduction(self.distribute_strategy, logs)
+        self._telemetry.logs_so_far = {} if own_logs else dict(logs)
         return logs
 
+    @_as_it_is
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
         """Return the weighted sum of the terms and of the model's own additional losses, divided by replicas."""
         if not isinstance(self.loss, CompositeLoss):
-            return super().compute_loss(x, y, y_pred, sample_weight, training=training)
+            return _with_training_if_taken(super().compute_loss, x, y, y_pred, sample_weight, training)
         total, terms = self.loss.evaluate(y, y_pred, sample_weight)
         if (telemetry := getattr(self, "_telemetry", None)) is not None:
             telemetry.terms = terms
@@ -238,7 +290,10 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
     def make_train_function(self, force: bool = False) -> Any:
         """Prepare the telemetry and build the train function: on one replica our own, which costs less than Keras's."""
         check_steps_per_execution(self.distribute_strategy, self)
+        refuse_shadowed(type(self), StableTrainStepMixin, "train_step")
         self._prepare_telemetry()
+        if self._telemetry.shown:
+            refuse_shadowed(type(self), StableTrainStepMixin, "compute_loss")
         if not can_make_train_function(self):
             return super().make_train_function(force)
         if self.train_function is None or force:
@@ -250,13 +305,32 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
     def make_test_function(self, force: bool = False) -> Any:
         """Prepare the telemetry and build the test function."""
         self._prepare_telemetry()
+        if self._telemetry.shown:
+            refuse_shadowed(type(self), StableTrainStepMixin, "test_step", "compute_loss")
         return super().make_test_function(force)
 
     @property
     def metrics(self) -> list[Any]:
-        """Keras's metrics, and ours: one object that holds the terms, weights, gradient norm and skipped steps."""
+        """Keras's metrics; with a `CompositeLoss` also ours, one object for terms, weights, norm and skipped steps."""
         telemetry = getattr(self, "_telemetry", None)
-        return super().metrics if telemetry is None else [*super().metrics, telemetry.metrics]
+        if telemetry is None or not telemetry.shown or not telemetry.fits(self.loss, self.steps_per_execution):
+            return super().metrics
+        return [*super().metrics, telemetry.metrics]
+
+    @_as_it_is
+    def get_metrics_result(self) -> dict[str, Any]:
+        """Return the values of all metrics by name: NaN, where all steps were skipped and Keras would say 0."""
+        logs = super().get_metrics_result()
+        if (telemetry := getattr(self, "_telemetry", None)) is None:
+            return logs
+        telemetry.results = telemetry.metrics.nan_without_steps(logs)
+        return dict(telemetry.results)
+
+    def reset_metrics(self) -> None:
+        """Begin an epoch: reset all metrics, also those that nobody is shown."""
+        super().reset_metrics()
+        if (telemetry := getattr(self, "_telemetry", None)) is not None:
+            telemetry.metrics.reset_state()
 
     @property
     def telemetry(self) -> Telemetry:
@@ -266,6 +340,20 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
             AttributeError: Before `fit`.
         """
         return self._telemetry
+
+    def _logs_of_own_metrics(self, measured: Measurement, counts: Any) -> dict[str, Any]:
+        """Return what a `compute_metrics` of the model's own returns, and leave the metrics unmoved by a skipped step.
+
+        What it returns of a metric is what the metric holds after that; all else is of this batch.
+        """
+        x, y, y_pred, sample_weight = measured.batch
+        before = [(v, tf.convert_to_tensor(v)) for v in self.metrics_variables]
+        logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        of_metrics = self._telemetry.results
+        for variable, value in before:
+            variable.assign(tf.where(counts, variable, value))
+        after = self.get_metrics_result()
+        return {name: after[name] if value is of_metrics.get(name) else value for name, value in logs.items()}
 
     def _leave_row(
         self, total: Any, norm: Any, dampening: Any, finite: Any, bad: Any, requests: Any, *terms: Any
@@ -279,7 +367,7 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
 
     def _build_optimizer(self) -> None:
         """Create the optimizer's variables before its scale is read: until then that is a constant."""
-        if not self.optimizer.built:
+        if self.optimizer is not None and not self.optimizer.built:
             with tf.init_scope():
                 self.optimizer.build(self.trainable_variables)
 
@@ -291,17 +379,17 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         telemetry = getattr(self, "_telemetry", None)
         if telemetry is not None and telemetry.fits(self.loss, self.steps_per_execution):
             return
-        with self.distribute_strategy.scope():
+        with tf.init_scope(), self.distribute_strategy.scope():
             self._telemetry = Telemetry(
                 self.loss, self.steps_per_execution, carries_requests=several_workers(self.distribute_strategy)
             )
         self.train_function = self.test_function = None
 
     def _evaluate_losses(self, x: Any, y: Any, y_pred: Any, sample_weight: Any, *, training: bool) -> tuple[Any, Any]:
-        """Return the total, not divided by replicas, and the terms that took part."""
+        """Return the total, not divided by replicas and reduced as the loss says, and the terms that took part."""
         self._telemetry.terms = {}
-        loss = self.compute_loss(x, y, y_pred, sample_weight, training=training)
-        terms = self._telemetry.terms
+        loss = _with_training_if_taken(self.compute_loss, x, y, y_pred, sample_weight, training)
+        terms = {name: mean_of(value) for name, value in self._telemetry.terms.items()}
         if training:
             self._telemetry.check_terms(y, y_pred)
         return loss * self.distribute_strategy.num_replicas_in_sync, terms
@@ -310,7 +398,7 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         """Return the factor on the gradients that mixed precision put there."""
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             return self.optimizer.scale_loss(tf.constant(1.0))
-        return self.optimizer.loss_scale_factor or 1.0
+        return getattr(self.optimizer, "loss_scale_factor", None) or 1.0
 
     def _dampening(self, total: Any) -> Any:
         """Return the factor that takes a spike down to the threshold, and 1.0 for any other total."""
@@ -352,6 +440,13 @@ def _shared_by_all_variables(optimizer: Any) -> list[Any]:
 def _keras_metrics(model: keras.Model) -> list[Any]:
     """Return what Keras has in `metrics`, whatever a subclass makes of it: first the mean of the loss."""
     return keras.Model.metrics.fget(model)
+
+
+def _with_training_if_taken(compute_loss: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> Any:
+    """Call a `compute_loss`; Keras takes it without the argument `training`, too, which came with Keras 3.3."""
+    if "training" in inspect.signature(compute_loss).parameters:
+        return compute_loss(x, y, y_pred, sample_weight, training=training)
+    return compute_loss(x, y, y_pred, sample_weight)
 
 
 def _is_overridden(model: keras.Model, name: str) -> bool:
