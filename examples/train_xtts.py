@@ -215,10 +215,11 @@ def report(model: XTTSModel, counter: DecisionCounter, validation: Sequence[tupl
         log_dir: Folder of the run.
     """
     import numpy as np
-    from xtts_demo.picture import draw
     from xtts_demo.report import describe_training
 
     from keras_adaptive_weights import read_journal
+    from keras_adaptive_weights.showing.picture import draw_run, write_picture
+    from keras_adaptive_weights.showing.report import open_index
 
     model.save_weights(log_dir / "model.weights.h5")
     journal = read_journal(log_dir / "adaptive_weights" / "journal.jsonl")
@@ -229,7 +230,8 @@ def report(model: XTTSModel, counter: DecisionCounter, validation: Sequence[tupl
     for problem in journal.problems:
         print(f"journal: {problem}", file=sys.stderr)
     if journal.observations:
-        draw(log_dir / "run.png", journal, validation, config, f"Adaptive mel weight: {log_dir.name}")
+        picture = draw_run(open_index(log_dir), title=f"Adaptive mel weight: {log_dir.name}", validation=validation)
+        write_picture(log_dir / "run.png", picture)
         print(f"picture: {log_dir / 'run.png'}")
     else:
         print("no picture: the journal could not be written", file=sys.stderr)

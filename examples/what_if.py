@@ -16,14 +16,11 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.recording.run_folder import find_journal
 from keras_adaptive_weights.recording.what_if import SHADOW, WhatIf, parse_settings, what_if
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from keras_adaptive_weights.showing.picture import draw_what_if, write_picture
 
 CANNOT_TELL = """\
 What this cannot tell: every loss and gradient norm in the journal was measured under the weight in force at that step.
@@ -31,9 +28,7 @@ Another weight would have led to other parameters, and these to other losses. So
 moved the weight on the losses there were: how often it would have acted, and on what. It does not show that training
 would have gone better or worse, and least of all whether a rollback was right: a trial here judges a change that this
 training never saw. To know that, train again."""
-_SIGNS = {"increase": "^", "decrease": "v", "rollback": "<", "disable": "s", "enable": "o", "reset": "D", "reject": "X"}
-_LOOKS = {"recorded": ("#26323a", 4.0, 0.45), "what if": ("#c4560f", 1.5, 1.0)}  # colour, width, opacity
-_WIDTH, _POINTS = 52, 4000
+_WIDTH = 52
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = what_if(journal, config)
     print("\n".join(report(journal, result)))
     if options.png:
-        draw(journal, result, options.png)
+        write_picture(options.png, draw_what_if(result, journal))
         print(f"\nDrawn: {options.png}")
     return 0
 
@@ -108,45 +103,6 @@ def side_by_side(result: WhatIf) -> Iterator[tuple[kaw.Decision | None, kaw.Deci
             yield None, right.pop(0)
     yield from ((decision, None) for decision in left)
     yield from ((None, decision) for decision in right)
-
-
-def draw(journal: kaw.Journal, result: WhatIf, file: str) -> None:
-    """Draw both weight paths with their decisions, and below them the losses that both were decided on."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 6.5), layout="tight")
-    top, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    seen = journal.observations
-    last = seen[-1].step if seen else 1
-    for name, path, events in _sides(result):
-        _draw_path(top, name, path, events, last)
-    taken = [observation for observation in seen if observation.finite]
-    shown = taken[:: max(1, len(taken) // _POINTS)]
-    below.plot([observation.step for observation in shown], [observation.loss for observation in shown], lw=0.6)
-    if result.first_difference is not None:
-        for axis in (top, below):
-            axis.axvspan(result.first_difference, last, color="#c4560f", alpha=0.06, linewidth=0)
-        below.set_title("shaded: measured under the weight in force then, not the other one", fontsize=9, loc="left")
-    top.axhline(journal.headers[0].base_weight, color="#8a5a2b", linestyle=":", linewidth=1, label="base weight")
-    for action in dict.fromkeys(str(event.action) for event in (*result.recorded, *result.decided)):
-        top.plot([], [], _SIGNS[action], color="#7d7d7d", label=action)
-    top.set_ylabel("weight")
-    top.legend(loc="best", fontsize=9)
-    below.set(xlabel="step", ylabel=f"raw {journal.headers[0].term}")
-    if shown and min(observation.loss for observation in shown) > 0.0:
-        below.set_yscale("log")
-    figure.savefig(file, dpi=110)
-
-
-def _draw_path(axis: Axes, name: str, path: list[tuple[int, float]], events: list[kaw.Decision], last: int) -> None:
-    steps, weights = zip(*path, (max(last, path[-1][0]), path[-1][1]), strict=True)
-    color, width, opacity = _LOOKS[name]
-    proposed = " (proposed in shadow)" if any(event.held_weight is not None for event in events) else ""
-    axis.step(steps, weights, where="post", color=color, linewidth=width, alpha=opacity, label=f"{name}{proposed}")
-    for event in events:
-        axis.plot(
-            event.step, event.new_weight, _SIGNS[event.action], color=color, markersize=4.0 + width, alpha=opacity
-        )
 
 
 def _sides(result: WhatIf) -> Iterator[tuple[str, list[tuple[int, float]], list[kaw.Decision]]]:

@@ -96,11 +96,13 @@ def _seconds(text: str) -> float:
 def _report(options: argparse.Namespace) -> int:
     report = make_report(options.path)
     if options.png or options.html:
-        picture = draw_run(open_index(options.path))
+        index = open_index(options.path)
+        picture = draw_run(index)
         if options.png:
             write_picture(options.png, picture)
         if options.html:
-            Path(options.html).write_text(to_html(report, picture), encoding="utf-8")
+            page = to_html(report, picture, draw_run(index, theme="dark"))
+            Path(options.html).write_text(page, encoding="utf-8")
     style = Style.of(sys.stdout)
     if options.json:
         print_json(report.to_dict())
@@ -134,7 +136,7 @@ def _replay(options: argparse.Namespace) -> int:
         return USAGE
     result = what_if(journal, config if options.set else None)
     if options.png:
-        write_picture(options.png, draw_what_if(result, journal.headers[0].base_weight))
+        write_picture(options.png, draw_what_if(result, journal))
     if options.json:
         print_json(
             {

@@ -17,6 +17,7 @@ from keras_adaptive_weights.journal.lines import encode
 from keras_adaptive_weights.recording.what_if import CAVEAT, SHADOW, WhatIf
 from keras_adaptive_weights.showing.explain import headline
 from keras_adaptive_weights.showing.report import Report
+from keras_adaptive_weights.showing.verdict import duration, standing_text
 
 _ROWS = 60
 
@@ -54,8 +55,8 @@ def status_lines(report: Report, style: Style) -> list[str]:
     color = {"alive": style.good, "silent": style.bad}.get(report.process, "")
     said = {
         "alive": f"training, last sign of life {report.age:.0f} s ago",
-        "ended": f"ended {_ago(report.age)} ago",
-        "silent": f"no sign of life for {_ago(report.age)}: killed or stuck",
+        "ended": f"ended {duration(report.age)} ago",
+        "silent": f"no sign of life for {duration(report.age)}: killed or stuck",
     }
     enabled = f"{style.good}enabled" if report.enabled else f"{style.bad}disabled"
     lines = [
@@ -65,6 +66,9 @@ def status_lines(report: Report, style: Style) -> list[str]:
         f"weight      {report.weight:.4g} (base {report.base:.4g})",
         f"adaptation  {enabled}{style.plain}",
     ]
+    if report.standing is not None:
+        lines.append(f"at present  {standing_text(report.standing)}")
+    lines += [f"attention   {printable(concern.text)}" for concern in report.concerns if concern.level != "note"]
     if report.shadow:
         lines.append(f"shadow run  decisions are recorded only; proposed is {report.proposed:.4g}")
     if not report.latest:
@@ -121,10 +125,3 @@ def _brief(event: Decision | None) -> str:
     if event is None:
         return ""
     return f"{event.step:>7} {event.action} {event.new_weight:.4g} {headline(event.reason)}"
-
-
-def _ago(seconds: float) -> str:
-    for size, name in ((86_400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {name}"
-    return f"{seconds:.0f} s"

@@ -8,7 +8,7 @@ from typing import Any
 from keras_adaptive_weights.deciding.decision import Reason
 from keras_adaptive_weights.deciding.printable import printable
 
-RECOVERIES = (Reason.RECOVERED_FROM_SKIPS.value, Reason.RECOVERED_FROM_HIGH_LOSS.value)
+RECOVERIES = tuple(reason.value for reason in Reason if reason.value.startswith("recovered_"))
 
 _MEANING: dict[str, str] = {
     Reason.SWITCHED_OFF: "Adaptation is switched off in the configuration: set enabled=True.",

@@ -16,9 +16,12 @@ from keras_adaptive_weights.journal.index import JournalIndex
 from keras_adaptive_weights.journal.view import View, view
 from keras_adaptive_weights.recording.run_folder import find_journal, liveliness
 from keras_adaptive_weights.showing.explain import headline, meaning
+from keras_adaptive_weights.showing.look import colours
+from keras_adaptive_weights.showing.verdict import Concern, Standing, concerns, duration, standing, standing_text
 
 _LATEST = 10
 _LONGEST_LINE = 2000
+_FINE = "  Nothing stands out."
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class Report:
         skipped: Steps the optimizer did not take; `loss_scaling` of them are routine.
         resumed: How often the run was resumed.
         problems: Journal lines that could not be read.
+        standing: Why the weight is as it is after the last step; None before the first decision.
+        concerns: What may be wrong, the worst first.
         moves: Why the weight moved.
         holds: Why it did not.
         latest: The last ten events, newest first.
@@ -89,6 +94,8 @@ class Report:
     loss_scaling: int
     resumed: int
     problems: int
+    standing: Standing | None = None
+    concerns: list[Concern] = field(default_factory=list)
     moves: list[Moves] = field(default_factory=list)
     holds: list[Holds] = field(default_factory=list)
     latest: list[dict[str, Any]] = field(default_factory=list)
@@ -135,6 +142,8 @@ def make_report(path: str | os.PathLike[str]) -> Report:
         loss_scaling=sum(routine for _, _, routine in seen.skipped),
         resumed=len(index.headers) - 1,
         problems=index.problems,
+        standing=standing(index),
+        concerns=concerns(index, seen, process, age),
         moves=_moves(index.events, config),
         holds=_holds(seen, config),
         latest=list(reversed(index.events[-_LATEST:])),
@@ -173,6 +182,7 @@ def to_text(report: Report, *, bold: str = "", plain: str = "") -> str:
     lines: list[str] = []
     for heading, body in (
         (_title(report), facts),
+        ("Is something wrong?", [f"  {concern.level:<6} {concern.text}" for concern in report.concerns] or [_FINE]),
         (_moves_heading(report), moves or ["  It did not."]),
         ("Why it did not", holds),
         ("Latest decisions", latest or ["  None."]),
@@ -181,13 +191,15 @@ def to_text(report: Report, *, bold: str = "", plain: str = "") -> str:
     return "\n".join(lines[1:])
 
 
-def to_html(report: Report, picture: bytes) -> str:
+def to_html(report: Report, picture: bytes, dark: bytes | None = None) -> str:
     """Return the report as one page of HTML that needs no other file; everything from the journal is escaped.
 
     Args:
         report: The report.
         picture: PNG of the run.
+        dark: The same for a reader who prefers dark pages.
     """
+    wrong = [(concern.level, concern.text) for concern in report.concerns]
     facts = _html_table((), _facts(report))
     moves = _html_table(("action", "reason", "times", "first", "last", "meaning"), _move_rows(report, meanings=True))
     holds = _html_table(
@@ -208,23 +220,34 @@ def to_html(report: Report, picture: bytes) -> str:
             for event in report.latest
         ],
     )
-    image = base64.b64encode(picture).decode("ascii")
     title = _escaped(_title(report))
+    source = "" if dark is None else f'<source media="(prefers-color-scheme:dark)" srcset="{_inline(dark)}">'
+    image = f'<img alt="Weight, loss, loss ratio, variance and gradient norm over steps" src="{_inline(picture)}">'
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{_STYLE}</style></head>"
-        f'<body><h1>{title}</h1>{facts}<img alt="Weight, loss, loss ratio, variance and gradient norm over steps" '
-        f'src="data:image/png;base64,{image}"><h2>{_moves_heading(report)}</h2>{moves}<h2>Why it did not</h2>{holds}'
+        f"<style>{_style()}</style></head>"
+        f"<body><h1>{title}</h1>{facts}<h2>Is something wrong?</h2>{_html_table((), wrong) if wrong else _FINE}"
+        f"<picture>{source}{image}</picture><h2>{_moves_heading(report)}</h2>{moves}<h2>Why it did not</h2>{holds}"
         f"<h2>Latest decisions</h2>{latest}</body></html>\n"
     )
 
 
+def _inline(picture: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture).decode('ascii')}"
+
+
 _STYLE = (
-    "body{font:15px/1.45 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#26323a}"
-    "img{max-width:100%}table{border-collapse:collapse;margin:.5em 0}th,td{text-align:left;padding:.25em 1em .25em 0;"
-    "border-top:1px solid #dde2e5;vertical-align:top}th{font-weight:600}"
-    "@media(prefers-color-scheme:dark){body{background:#262a2d;color:#eceff1}td,th{border-color:#4a5156}}"
+    "body{{font:15px/1.45 system-ui,sans-serif;max-width:80em;margin:2em auto;padding:0 1em;color:{ink};"
+    "background:{paper}}}img{{max-width:100%}}table{{border-collapse:collapse;margin:.5em 0}}"
+    "th,td{{text-align:left;padding:.25em 1em .25em 0;border-top:1px solid {faint};vertical-align:top;"
+    "overflow-wrap:anywhere}}th{{font-weight:600}}"
 )
+
+
+def _style() -> str:
+    """Return the page's style, in the colours of the pictures."""
+    light, dark = (_STYLE.format_map(colours(theme)) for theme in ("light", "dark"))
+    return f"{light}@media(prefers-color-scheme:dark){{{dark}}}"
 
 
 def _title(report: Report) -> str:
@@ -236,7 +259,7 @@ def _moves_heading(report: Report) -> str:
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:
-    states = {"alive": "training", "ended": "ended", "silent": f"silent for {report.age:,.0f} s: killed or stuck"}
+    states = {"alive": "training", "ended": "ended", "silent": f"silent for {duration(report.age)}: killed or stuck"}
     skipped = f"{report.skipped:,}" + (f", {report.loss_scaling:,} of them loss scaling" if report.loss_scaling else "")
     facts = [
         ("journal", report.journal),
@@ -251,6 +274,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
             f"{report.lowest:.4g} to {report.highest:.4g}, largest single change {report.largest_change:.1%}",
         ),
         ("adaptation", "enabled" if report.enabled else "disabled"),
+        ("at present", "no decision yet" if report.standing is None else standing_text(report.standing)),
         ("skipped steps", skipped),
     ]
     if report.shadow:

@@ -1,11 +1,12 @@
 """The dashboard in a real Chromium, driven by Playwright, against a real TensorBoard on journals of the controller."""
 
+import json
 import re
 import shutil
 import time
 
 import pytest
-from dashboard_runs import MARKUP, RunMaker, eventful_run
+from dashboard_runs import MARKUP, RunMaker, eventful_run, hostile_run
 from tensorboard_page import FLAGS, tensorboard
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
@@ -161,6 +162,7 @@ def test_hovering_between_markers_tells_the_figures_of_the_step(dashboard):
     assert "loss ratio" in text
     cursors = dashboard.frame.locator(".cursor[visibility=visible]")
     assert cursors.count() == 5, "the same step is marked in every panel"
+    assert "smoothed loss" in text
 
 
 def test_a_marker_selects_its_row_and_a_row_its_marker(dashboard, run):
@@ -204,9 +206,7 @@ def test_zooming_narrows_markers_reasons_and_table_to_the_window(dashboard, run)
     events = {action: n for action, n in dashboard.counts().items() if action != "skipped"}
     assert sum(events.values()) == len(inside)
     expected = f"Steps {first:,} to {last:,}"
-    dashboard.until(
-        lambda: frame.locator("aside .quiet[role=status]").last.inner_text().startswith(expected), wanted=True
-    )
+    dashboard.until(lambda: frame.locator("aside p[role=status]").inner_text().startswith(expected), wanted=True)
     frame.locator("#only-view").check()
     dashboard.until(lambda: abs(frame.locator(".decisions tbody tr").count() - len(inside)) <= 1, wanted=True)
     frame.locator("#whole").click()
@@ -217,7 +217,7 @@ def test_the_keyboard_is_enough(dashboard, run):
     frame = dashboard.frame
     frame.locator(".charts").focus()
     dashboard.page.keyboard.press("n")
-    assert frame.locator(".marker.selected").get_attribute("data-index") == "0"
+    assert frame.locator(".marker.selected").get_attribute("data-index") == "0", "from the first on"
     dashboard.page.keyboard.press("n")
     assert frame.locator('tr[aria-selected="true"]').get_attribute("data-index") == "1"
     dashboard.page.keyboard.press("+")
@@ -240,10 +240,97 @@ def test_why_is_nothing_changing_counts_the_holds(dashboard, run):
 def test_bounds_base_thresholds_and_bands_are_there(dashboard):
     frame = dashboard.frame
     said = " ".join(frame.locator(".limits text").all_text_contents())
-    for label in ("maximum 5", "base 2.5", "minimum 1", "high 1.1", "low 0.9", "threshold 0.5", "threshold 6"):
+    for label in ("↑ maximum 5", "base 2.5", "↓ minimum 1", "high 1.1", "low 0.9", "threshold 0.5", "threshold 6"):
         assert label in said
     for kind in ("warmup", "trial", "cooling", "disabled"):
-        assert frame.locator(f"#panel-weight .band-{kind}").count() == 1
+        assert frame.locator(f"#panel-weight .band.band-{kind}").count() == 1
+        assert frame.locator(f"#panel-weight .phase-bar.band-{kind}").count() == 1
+    lines = frame.locator("#panel-loss .line").evaluate_all("nodes => nodes.map(n => n.getAttribute('class'))")
+    assert lines == ["line raw", "line main", "line second"], "every step, smoothed, running average"
+
+
+def test_the_weights_scale_fits_what_moved_and_shows_the_bounds_on_demand(dashboard):
+    frame = dashboard.frame
+    ticks = "nodes => nodes.map(n => n.textContent)"
+    fitted = frame.locator("#panel-weight .grid text").evaluate_all(ticks)
+    assert not {"1", "4", "5"} & set(fitted)
+    frame.locator("#bounds").click()
+    assert (
+        frame.locator("#panel-weight .limit-minimum").count()
+        == frame.locator("#panel-weight .limit-maximum").count()
+        == 1
+    )
+    assert {"2", "4"} <= set(frame.locator("#panel-weight .grid text").evaluate_all(ticks))
+    frame.locator("#bounds").click()
+    assert frame.locator("#panel-weight .grid text").evaluate_all(ticks) == fitted
+
+
+def test_the_first_screen_answers_what_a_person_asks_first(chromium, server, run):
+    """At 1,280 x 800, of which TensorBoard's own bar takes 64."""
+    opened = Dashboard(chromium, server)
+    opened.page.set_viewport_size({"width": 1280, "height": 736})
+    opened.ready()
+    frame, newest = opened.frame, run.events[-1]
+    answer = {name: frame.locator(f"#answer-{name}").inner_text() for name in ("weight", "last", "wrong", "standing")}
+    assert f"{run.state.weight:.4g}" in answer["weight"]
+    assert "mel_loss" in answer["weight"]
+    assert f"{newest.old_weight:.4g} → {newest.new_weight:.4g}" in answer["last"]
+    assert newest.reason.value.replace("_", " ") in answer["last"]
+    assert "4 steps skipped, last 1,388: mel_loss not finite" in answer["wrong"]
+    assert "ended" in answer["wrong"]
+    last = json.loads(
+        [line for line in run.journal.read_text().splitlines() if '"reason"' in line and '"step"' in line][-1]
+    )
+    assert last["reason"].replace("_", " ") in answer["standing"]
+    assert frame.locator('tr[aria-selected="true"]').get_attribute("data-index") == str(len(run.events) - 1)
+    assert newest.advice in frame.locator(".details").inner_text(), "the newest decision is explained without a click"
+    bottom = "node => node.getBoundingClientRect().bottom"
+    for part in (*(f"#answer-{name}" for name in answer), ".charts", "#panel-gradient .plot"):
+        assert frame.locator(part).evaluate(bottom) <= 736, part
+    steps = frame.locator("#panel-gradient .grid text[text-anchor=middle]").evaluate_all(
+        "n => n.map(t => t.textContent)"
+    )
+    assert "1,000" in steps, "the steps are numbered in the first screen"
+    frame.locator("#answer-wrong button").last.click()
+    opened.until(lambda: frame.locator(".range-text").inner_text(), "steps 1,328 to 1,448")
+    opened.close()
+
+
+def test_what_lies_beyond_a_scale_is_marked_with_its_value(chromium, tmp_path):
+    maker = RunMaker(tmp_path / "spiky").observe(200)
+    maker.observe_loss(58.25).observe(100).close()
+    with tensorboard(tmp_path, with_tensorflow=False) as address:
+        opened = Dashboard(chromium, address).ready()
+        peak = opened.frame.locator("#panel-loss .peak")
+        assert peak.get_attribute("aria-label") == "loss 58.25 at step 201, beyond the scale"
+        assert opened.frame.locator("#panel-loss .peak-value").text_content() == "58.3"
+        peak.hover(force=True)
+        assert "beyond the scale at step 201" in opened.frame.locator(".tooltip").inner_text()
+        opened.close()
+
+
+def test_a_journal_that_breaks_is_named_and_the_others_are_shown(chromium, tmp_path):
+    good = RunMaker(tmp_path / "good").observe(100).close()
+    bad = RunMaker(tmp_path / "bad", run="b", seed=2).observe(100).close()
+    hostile_run(tmp_path / "hostile")
+    (tmp_path / "never" / "adaptive_weights").mkdir(parents=True)
+    (tmp_path / "never" / "adaptive_weights" / "journal.jsonl").write_text("no journal\n")
+    with tensorboard(tmp_path, with_tensorflow=False) as address:
+        opened = Dashboard(chromium, address).ready()
+        frame = opened.frame
+        assert "does not begin with the header" in frame.locator(".runs li", has_text="never").inner_text()
+        opened.until(frame.locator("#panel-weight .weight-line").count, 3)
+        bad.journal.write_text("overwritten\n")
+        opened.until(frame.locator("#panel-weight .weight-line").count, 2)
+        assert "header" in frame.locator(".runs li", has_text="bad").inner_text()
+        assert frame.locator(".banner").is_hidden()
+        frame.locator(".runs li", has_text="hostile").locator(".focus").click()
+        text = frame.locator("body").inner_text()
+        assert r"\x1b]0;OWNED\x07" in text
+        assert not re.search("[\x00-\x08\x0b-\x1f\u202e\u2066]", text)
+        assert frame.locator("img, b").count() == 0
+        assert good.events == []
+        opened.close()
 
 
 def test_parts_are_named_for_those_who_do_not_see_them(dashboard, run):
@@ -315,7 +402,7 @@ def test_a_growing_run_is_followed_paused_and_resumed_and_markup_is_text(chromiu
         if frame.get_by_label(name, exact=True).count():
             frame.get_by_label(name, exact=True).uncheck()
     state = frame.locator(".runs li", has_text="live").locator(".state")
-    assert "live" in frame.locator(".live").inner_text()
+    assert frame.locator(".looked").inner_text().startswith("checked")
     assert "training" in state.inner_text()
     maker.observe(200).by_hand("disable", MARKUP)
     opened.until(opened.counts, actions_of(maker))
@@ -327,7 +414,7 @@ def test_a_growing_run_is_followed_paused_and_resumed_and_markup_is_text(chromiu
     assert frame.locator("img, b").count() == 0
     assert opened.page.title() == "Adaptive Weights"
     frame.locator("#pause").click()
-    assert frame.locator(".live").get_attribute("data-state") == "paused"
+    assert frame.locator(".looked").get_attribute("data-state") == "paused"
     maker.by_hand("enable", "better").flush()
     time.sleep(2.5)
     assert "enable" not in opened.counts()

@@ -145,6 +145,7 @@ def test_events_come_incrementally(get):
     assert later["events"] == everything["events"][3:]
     assert MARKUP in [event["note"] for event in everything["events"]]
     assert all(event["advice"] for event in everything["events"])
+    assert {event["mark"] for event in everything["events"] if event["reason"] == "recovered_from_skips"} == {"recover"}
 
 
 def test_a_window_comes_in_at_most_as_many_points_as_asked_for(get):
@@ -158,6 +159,24 @@ def test_a_window_comes_in_at_most_as_many_points_as_asked_for(get):
     assert exact["to"] == list(range(100, 121))
 
 
+def test_the_present_is_told_with_what_may_be_wrong(get):
+    present = get("/present", run="a").json
+    assert present["process"] == "ended"
+    assert present["standing"]["last"] == 900
+    assert present["standing"]["action"] == "hold"
+    assert present["standing"]["meaning"]
+    assert any("model restored once" in concern["text"] for concern in present["concerns"])
+
+
+def test_a_window_comes_with_the_scales_of_its_panels(get):
+    whole, part = (get("/series", run="a", **window).json for window in ({}, {"from": 1, "to": 60}))
+    assert list(whole["scales"]) == ["weight", "loss", "ratio", "variance", "gradient"]
+    kind, low, high = whole["scales"]["weight"]
+    assert kind == "linear"
+    assert 1.0 < low < min(whole["figures"]["weight"]["last"]) < max(whole["figures"]["weight"]["last"]) < high < 5.0
+    assert part["scales"]["weight"][2] - part["scales"]["weight"][1] < high - low, "only what is in view"
+
+
 @pytest.mark.parametrize(
     ("route", "parameters", "code"),
     [
@@ -167,6 +186,8 @@ def test_a_window_comes_in_at_most_as_many_points_as_asked_for(get):
         ("/events", {}, 404),
         ("/series", {"run": "../../etc"}, 404),
         ("/series", {"run": "c"}, 422),
+        ("/present", {"run": "c"}, 422),
+        ("/present", {"run": "nowhere"}, 404),
         ("/series", {"run": "a", "from": "9" * 5000}, 400),
     ],
 )
@@ -189,7 +210,7 @@ def test_answers_are_json_that_a_browser_reads(get):
     def refuse(token):
         raise AssertionError(token)
 
-    for route in ("/series", "/events", "/runs"):
+    for route in ("/series", "/events", "/runs", "/present"):
         json.loads(get(route, run="a").get_data(as_text=True), parse_constant=refuse)
 
 

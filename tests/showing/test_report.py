@@ -1,5 +1,6 @@
 """The report: its figures are the journal's, its picture is one, and its page is escaped and needs nothing else."""
 
+import dataclasses
 import re
 import struct
 import subprocess
@@ -109,7 +110,11 @@ def test_the_picture_of_a_what_if(folder, run):
     from keras_adaptive_weights.journal.reader import read_journal
     from keras_adaptive_weights.recording.what_if import what_if
 
-    assert png_size(draw_what_if(what_if(read_journal(run.journal)), 2.5))[0] > 1000
+    journal = read_journal(run.journal)
+    assert png_size(draw_what_if(what_if(journal), journal))[0] > 1000
+    changed = what_if(journal, dataclasses.replace(journal.headers[0].config, cooling_period=90))
+    assert changed.first_difference is not None
+    assert draw_what_if(changed, journal, theme="dark") != draw_what_if(changed, journal)
 
 
 @pytest.mark.parametrize("reason", list(Reason))

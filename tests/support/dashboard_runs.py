@@ -38,9 +38,13 @@ class RunMaker:
 
     def observe(self, steps, per_execution=1):
         for _ in range(steps // per_execution):
-            seen = [self._next() for _ in range(per_execution)]
-            self.state, decision = guide_rule.step(self.config, self.state, seen)
-            self._note(seen, decision)
+            self._decide([self._next() for _ in range(per_execution)])
+        return self
+
+    def observe_loss(self, loss):
+        """One step with a loss of one's own."""
+        self.step += 1
+        self._decide([Observation(self.step, loss, loss * self.state.weight + 0.4, self._norm)])
         return self
 
     def by_hand(self, action, note):
@@ -70,6 +74,10 @@ class RunMaker:
     def close(self):
         self._writer.close()
         return self
+
+    def _decide(self, seen):
+        self.state, decision = guide_rule.step(self.config, self.state, seen)
+        self._note(seen, decision)
 
     def _note(self, seen, decision):
         self._writer.observe(seen, decision)

@@ -6,6 +6,7 @@ import functools
 import logging
 import mimetypes
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from keras_adaptive_weights.journal.lines import encode, plain
 from keras_adaptive_weights.journal.view import to_columns, view
 from keras_adaptive_weights.showing.dashboard.store import UNEXPECTED, RunStore, parse_roots
 from keras_adaptive_weights.showing.explain import meaning
+from keras_adaptive_weights.showing.look import kind_of, panels
+from keras_adaptive_weights.showing.scales import scale_of
+from keras_adaptive_weights.showing.verdict import concerns, standing, standing_text
 
 _STATIC = Path(__file__).parent / "static"
 _UNREADABLE = 422
@@ -41,8 +45,10 @@ class AdaptiveWeightsPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     Routes, all below `data/plugin/adaptive_weights`:
 
     - `/runs`: every run that has a journal;
-    - `/series?run=R&from=S&to=S&points=N`: the figures of a window, its bands, HOLD reasons and skipped steps;
-    - `/events?run=R&after=N`: the events from number N on;
+    - `/series?run=R&from=S&to=S&points=N`: the figures of a window, each panel's scale (kind, lower and upper edge),
+      its bands, HOLD reasons and skipped steps;
+    - `/events?run=R&after=N`: the events from number N on, each with the `mark` that it is shown as;
+    - `/present?run=R`: why the weight is as it is now, and what may be wrong with the run;
     - `/static/...`: the page's own modules and style.
 
     Answers are JSON with status 200, or `error` and 400 (a wrong argument), 404 (no such run) or 422 (a journal that
@@ -64,6 +70,7 @@ class AdaptiveWeightsPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
             "/runs": self._json(self._runs),
             "/series": self._json(self._series),
             "/events": self._json(self._events),
+            "/present": self._json(self._present),
         }
         for path in sorted(_STATIC.iterdir()):
             apps[f"/static/{path.name}"] = functools.partial(_serve_file, path)
@@ -102,12 +109,25 @@ class AdaptiveWeightsPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     def _events(self, request: wrappers.Request) -> dict[str, Any]:
         index = self._index(request)
         after = _integer(request, "after", 0) or 0
-        return {"generation": index.generation, "events": plain(index.events[max(0, after) :])}
+        events = [{**event, "mark": kind_of(event)} for event in index.events[max(0, after) :]]
+        return {"generation": index.generation, "events": plain(events)}
+
+    def _present(self, request: wrappers.Request) -> dict[str, Any]:
+        index = self._index(request)
+        process, age = self._store.process(index)
+        now = standing(index)
+        return {
+            "process": process,
+            "standing": None if now is None else {**asdict(now), "text": standing_text(now)},
+            "concerns": [asdict(concern) for concern in concerns(index, view(index, points=1), process, age)],
+        }
 
     def _series(self, request: wrappers.Request) -> dict[str, Any]:
         index = self._index(request)
         points = min(max(_integer(request, "points", 1000) or 0, _LEAST_POINTS), _MOST_POINTS)
-        columns = to_columns(view(index, _integer(request, "from"), _integer(request, "to"), points))
+        seen = view(index, _integer(request, "from"), _integer(request, "to"), points)
+        columns = to_columns(seen)
+        columns["scales"] = {panel.id: scale_of(panel, seen, index) for panel in panels()}
         config = index.headers[-1]["config"]
         columns["meanings"] = {reason: meaning(reason, config) for reason in columns["reasons"]}
         return columns
@@ -139,6 +159,8 @@ def _serve_file(path: Path, environ: Any, start_response: Any) -> Any:
     """Answer with one of the page's own files."""
     if not path.is_file():
         return _not_found(environ, start_response)
-    kind = {".js": "text/javascript", ".css": "text/css"}.get(path.suffix) or mimetypes.guess_type(path.name)[0]
+    kind = {".js": "text/javascript", ".css": "text/css", ".json": "application/json"}.get(
+        path.suffix
+    ) or mimetypes.guess_type(path.name)[0]
     request = wrappers.Request(environ)
     return http_util.Respond(request, path.read_bytes(), kind or "text/plain")(environ, start_response)

@@ -14,6 +14,7 @@ from typing import Any
 
 from keras_adaptive_weights.deciding.printable import printable
 from keras_adaptive_weights.journal.index import JournalIndex
+from keras_adaptive_weights.recording.run_folder import liveliness
 from keras_adaptive_weights.showing.dashboard.files import TensorBoardFiles, find_journals
 
 UNEXPECTED = "the journal holds what this version does not expect"
@@ -93,12 +94,22 @@ class RunStore:
             index = self.index(name)
             if index is None or not index.headers:
                 return {"run": name, "error": "the journal has no header yet"}
-            return {"run": name, **_about(index), "age": self._files.age(index.path, self._clock())}
+            process, age = self.process(index)
+            return {"run": name, **_about(index), "process": process, "age": age}
         except (OSError, ValueError) as error:
             return {"run": name, "error": printable(error)}
         except Exception as error:  # whatever one journal holds, the other runs are shown
             _logger.debug("The journal of run %r cannot be summed up.", name, exc_info=True)
             return {"run": name, "error": printable(f"{UNEXPECTED}: {error!r}")}
+
+    def process(self, index: JournalIndex) -> tuple[str, float | None]:
+        """Return what is known of the process that writes a journal, see `liveliness`; "" and None for a remote one."""
+        if index.ended:
+            return "ended", self._files.age(index.path, self._clock())
+        try:
+            return liveliness(Path(index.path), ended=False, clock=self._clock)
+        except OSError:  # on another machine
+            return "", None
 
     def _rescan(self) -> None:
         found: set[str] = set()

@@ -15,4 +15,5 @@ async function get(route, parameters = {}) {
 
 export const fetchRuns = async () => (await get("runs")).runs;
 export const fetchEvents = (run, after) => get("events", { run, after });
+export const fetchPresent = (run) => get("present", { run });
 export const fetchSeries = (run, from, to, points) => get("series", { run, from, to, points });

@@ -1,4 +1,7 @@
 // The page: its state, what a person does to it, and what each part is told to draw.
+//
+// What is drawn is a list of curves: one adaptive weight each, with its own colour, figures and events.
+import { Answers } from "./answers.js";
 import { Chart } from "./chart.js";
 import { RunData } from "./data.js";
 import { html } from "./dom.js";
@@ -11,6 +14,7 @@ import { Why } from "./why.js";
 const POLL_MILLISECONDS = 2000;
 const SETTLE_MILLISECONDS = 90;
 const COLORS = 8;
+const LOOK_AROUND = 60;
 const HOW_TO_BEGIN =
   "No journal below this log directory yet. Train with model.fit(..., callbacks=[AdaptiveMelWeightCallback(" +
   'log_dir="runs/1")]) and start TensorBoard with --logdir runs; this page looks again every two seconds.';
@@ -20,8 +24,9 @@ export class App {
     this.data = new RunData();
     this.window = null;
     this.follow = true;
-    this.fit = false;
-    this.selected = null;
+    this.bounds = false;
+    this.chosen = null;
+    this.chose = false;
     this.paused = false;
     this.updated = null;
     this.failure = null;
@@ -41,18 +46,18 @@ export class App {
   build(parent) {
     const select = (at, from) => this.select(at, from);
     this.header = new Header(parent, {
-      fit: () => this.toggleFit(),
+      bounds: () => this.toggleBounds(),
       pause: () => this.togglePause(),
       whole: () => this.zoom(null),
       zoomBy: (factor) => this.chart.zoomBy(factor),
     });
-    const runs = html("nav", { "aria-label": "Runs" });
+    this.answers = new Answers(parent, { select, look: (step) => this.zoom([step - LOOK_AROUND, step + LOOK_AROUND]) });
     const charts = html("section", { class: "main", "aria-label": "Charts" });
     const decisions = html("section", { "aria-label": "Decisions" });
-    const why = html("section", { "aria-label": "Why is nothing changing?" });
+    const why = html("section", { "aria-label": "What held the weight" });
     this.side = html("aside", { class: "side", "aria-label": "Decisions and reasons" }, decisions, why);
-    parent.append(runs, html("main", {}, charts, this.side));
-    this.runList = new RunList(runs, {
+    parent.append(html("main", {}, charts, this.side));
+    this.runList = new RunList(this.header.runs, {
       toggle: (run, on) => this.reload(() => this.data.toggle(run, on)),
       focus: (run) => this.reload(() => this.data.focus(run)),
     });
@@ -118,9 +123,9 @@ export class App {
     this.pending = setTimeout(() => this.reload(), SETTLE_MILLISECONDS);
   }
 
-  toggleFit() {
-    this.fit = !this.fit;
-    this.header.showFit(this.fit);
+  toggleBounds() {
+    this.bounds = !this.bounds;
+    this.header.showBounds(this.bounds);
     this.draw();
   }
 
@@ -130,8 +135,17 @@ export class App {
     if (!this.paused) this.poll();
   }
 
+  // The newest decision is selected until a person chooses another, or none.
+  get selected() {
+    if (this.chose) return this.chosen;
+    const { focusName } = this.data;
+    const events = this.data.known.get(focusName)?.events ?? [];
+    return events.length ? { run: focusName, index: events.length - 1 } : null;
+  }
+
   select(at, from) {
-    this.selected = at;
+    this.chosen = at;
+    this.chose = true;
     const event = this.data.event(at);
     if (event && !this.table.accepts(event)) this.table.clearFilter();
     const [first, last] = this.view;
@@ -145,12 +159,13 @@ export class App {
   }
 
   next(by) {
-    const events = this.runs().flatMap(({ name, events: all }) =>
+    const events = this.curves().flatMap(({ name, events: all }) =>
       all.filter(this.table.accepts).map(({ index, step }) => ({ run: name, index, step })),
     );
     if (!events.length) return;
     events.sort((a, b) => a.step - b.step || a.index - b.index);
-    const now = events.findIndex(({ run, index }) => run === this.selected?.run && index === this.selected.index);
+    const { chosen } = this;
+    const now = events.findIndex(({ run, index }) => run === chosen?.run && index === chosen.index);
     const start = now < 0 && by < 0 ? events.length : now;
     const { run, index } = events[Math.min(Math.max(start + by, 0), events.length - 1)];
     this.select({ run, index }, "chart");
@@ -163,12 +178,12 @@ export class App {
     return (this.data.visible?.size ?? 0) > 1 ? `var(--run-${at % COLORS})` : "var(--ink)";
   };
 
-  runs() {
+  curves() {
     const [first, last] = this.view;
-    const inside = (step) => step >= first - 1 && step <= last;
+    const inside = ({ step }) => step >= first - 1 && step <= last;
     const shown = this.data.shown.filter(({ run }) => this.data.known.get(run)?.series);
     return shown.map((run) => {
-      const { series, events } = this.data.known.get(run.run);
+      const { series, events, present } = this.data.known.get(run.run);
       return {
         ...run,
         name: run.run,
@@ -176,37 +191,48 @@ export class App {
         many: shown.length > 1,
         series,
         events,
-        visibleEvents: events.filter(({ step }) => inside(step)),
-        visibleSkips: series.skipped.filter(([step]) => inside(step)),
+        present,
+        visibleEvents: events.filter(inside),
+        visiblePins: pinsOf(series).filter(inside),
       };
     });
   }
 
   draw() {
-    const runs = this.runs();
-    const { view, fit, selected } = this;
-    const focus = runs.find(({ name }) => name === this.data.focusName) ?? runs[0] ?? null;
-    const context = { runs, focus, view, fit, selected, filtered: this.table.accepts };
+    const curves = this.curves();
+    const { view, bounds, selected } = this;
+    const focus = curves.find(({ name }) => name === this.data.focusName) ?? curves[0] ?? null;
+    const context = { curves, focus, view, bounds, selected, filtered: this.table.accepts };
     this.drawRuns();
-    this.showEmpty(runs);
-    if (runs.length) this.chart.draw(context);
+    this.showEmpty(curves);
+    this.answers.draw(context);
     this.legend.draw(context);
+    if (curves.length) this.chart.draw(context);
     this.table.draw(context);
     this.why.draw(context);
-    this.header.showRange(runs.length ? view : null);
+    this.header.showRange(curves.length ? view : null);
   }
 
   drawRuns() {
     const { all, visible, focusName } = this.data;
-    this.runList.draw({ all, visible: visible ?? new Set(), focusName, color: this.color });
+    const trouble = (run) => this.data.trouble(run);
+    this.runList.draw({ all, visible: visible ?? new Set(), focusName, color: this.color, trouble });
   }
 
-  showEmpty(runs) {
-    document.body.classList.toggle("nothing", !runs.length);
-    this.side.hidden = !runs.length;
+  showEmpty(curves) {
+    document.body.classList.toggle("nothing", !curves.length);
+    this.side.hidden = !curves.length;
     this.chart.show(
-      runs.length > 0,
+      curves.length > 0,
       this.data.all.length ? "No run is selected, or none has steps yet." : HOW_TO_BEGIN,
     );
   }
+}
+
+// The steps that were skipped or dampened.
+function pinsOf({ skipped, dampened }) {
+  return [
+    ...skipped.map(([step, what, routine]) => ({ step, what, kind: routine ? "routine" : "skipped" })),
+    ...(dampened ?? []).map(([step, factor]) => ({ step, factor, kind: "dampened" })),
+  ];
 }

@@ -1,8 +1,14 @@
 // The stack of panels on one step axis: zooming, panning, hovering, choosing; by pointer and by keyboard.
-import { html } from "./dom.js";
+import { html, say } from "./dom.js";
 import { MARGIN, Panel } from "./panel.js";
 import { PANELS } from "./panels.js";
-import { clusterDetails, eventDetails, stepDetails, Tooltip } from "./tooltip.js";
+import { clusterDetails, eventDetails, peakDetails, stepDetails, Tooltip } from "./tooltip.js";
+
+const HEAD = 19;
+const LEAST_HEIGHT = 500;
+const MOST_HEIGHT = 1300;
+const ROOM_BELOW = 12;
+const SIDE_BY_SIDE = 1000;
 
 const HELP =
   "Drag to zoom, hold Shift and drag to move, Ctrl and wheel to zoom, double-click for the whole run. With the " +
@@ -13,7 +19,7 @@ export class Chart {
   constructor(parent, actions) {
     this.actions = actions;
     this.pointer = null;
-    this.panels = PANELS.map((spec, i) => new Panel(spec, i === PANELS.length - 1));
+    this.panels = PANELS.map((spec) => new Panel(spec));
     this.help = html("p", { id: "chart-help", class: "help quiet" }, HELP);
     this.node = html(
       "div",
@@ -35,13 +41,25 @@ export class Chart {
   show(anything, otherwise) {
     this.node.hidden = this.help.hidden = !anything;
     this.empty.hidden = anything;
-    this.empty.textContent = otherwise;
+    say(this.empty, otherwise);
   }
 
+  // All panels and the numbers of the steps fit into the first screen; where they cannot, the weight has numbers of
+  // its own.
   draw(context) {
-    const stretch = Math.min(1.7, Math.max(1, (window.innerHeight - 350) / 700));
-    this.context = { ...context, width: Math.max(320, this.node.clientWidth), stretch };
-    for (const panel of this.panels) panel.draw(this.context);
+    this.context = { ...context, width: Math.max(320, this.node.clientWidth) };
+    const top = this.node.getBoundingClientRect().top + window.scrollY;
+    const beside = window.innerWidth >= SIDE_BY_SIDE;
+    const room = beside ? window.innerHeight - top - ROOM_BELOW : LEAST_HEIGHT + 120;
+    const whole = Math.min(MOST_HEIGHT, Math.max(LEAST_HEIGHT, room));
+    const cut = room < LEAST_HEIGHT || !beside;
+    const last = this.panels.length - 1;
+    const numbered = this.panels.map((_, i) => i === last || (i === 0 && cut));
+    const taken = this.panels.reduce((sum, panel, i) => sum + HEAD + panel.below(this.context, numbered[i]), 0);
+    const shares = this.panels.reduce((sum, { spec }) => sum + spec.share, 0);
+    this.panels.forEach((panel, i) =>
+      panel.draw(this.context, Math.round(((whole - taken) * panel.spec.share) / shares), numbered[i]),
+    );
     if (this.pointer) this.hover(document.elementFromPoint(...this.pointer) ?? this.node, ...this.pointer);
   }
 
@@ -55,7 +73,9 @@ export class Chart {
     node.addEventListener("dblclick", () => this.actions.zoom(null));
     node.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
     node.addEventListener("keydown", (event) => this.key(event));
-    new ResizeObserver(() => this.context && this.draw(this.context)).observe(node);
+    const again = () => this.context && !node.hidden && this.draw(this.context);
+    new ResizeObserver(again).observe(node.parentElement ?? node);
+    window.addEventListener("resize", again);
   }
 
   pixel(event) {
@@ -120,29 +140,31 @@ export class Chart {
     for (const { brush } of this.panels) brush.setAttribute("visibility", "hidden");
   }
 
-  choose({ run, items }) {
+  choose({ curve, items }) {
     const [first, last] = [items[0], items[items.length - 1]];
     if (items.length > 1) {
       const room = Math.max(20, (last.step - first.step) * 0.3);
       this.actions.zoom([first.step - room, last.step + room]);
     } else if (first.index !== undefined) {
-      this.actions.select({ run: run.name, index: first.index }, "chart");
+      this.actions.select({ run: curve.name, index: first.index }, "chart");
     }
   }
 
   hover(target, clientX, clientY) {
     const marked = target.closest?.(".marker")?.marked;
-    const step = marked ? marked.items[0].step : Math.round(this.step(this.inside(clientX)));
+    const peak = target.closest?.(".peak")?.peak;
+    const step = marked?.items[0].step ?? peak?.step ?? Math.round(this.step(this.inside(clientX)));
     for (const { cursor, x } of this.panels) {
       cursor.setAttribute("x1", x(step));
       cursor.setAttribute("x2", x(step));
       cursor.setAttribute("visibility", "visible");
     }
     let content = [];
-    if (!marked) content = stepDetails(this.context.runs, step);
+    if (peak) content = peakDetails(peak);
+    else if (!marked) content = stepDetails(this.context.curves, step);
     else if (marked.items.length > 1 || marked.items[0].index === undefined)
-      content = clusterDetails(marked.run, marked.kind, marked.items);
-    else content = eventDetails(marked.run, marked.items[0]);
+      content = clusterDetails(marked.curve, marked.kind, marked.items);
+    else content = eventDetails(marked.curve, marked.items[0]);
     if (content.length) this.tooltip.show(content, clientX, clientY);
     else this.tooltip.hide();
   }

@@ -1,9 +1,8 @@
 // What is known of the runs: their list, which are drawn, and the events and figures fetched so far.
-import { fetchEvents, fetchRuns, fetchSeries } from "./api.js";
-import { kindOf } from "./kinds.js";
+import { fetchEvents, fetchPresent, fetchRuns, fetchSeries } from "./api.js";
 
 const SHOWN_AT_FIRST = 4;
-const NOTHING = { events: [], generation: null, bytes: -1, key: "", series: null };
+const NOTHING = { events: [], generation: null, bytes: -1, key: "", series: null, present: null, failure: null };
 
 export class RunData {
   constructor() {
@@ -16,17 +15,21 @@ export class RunData {
 
   // Fetch the list of runs; return whether anything but the time since their last sign of life is new.
   async list() {
-    const before = JSON.stringify(this.all.map((run) => ({ ...run, age: null })));
+    const before = this.signature();
     this.all = await fetchRuns();
     this.choose();
-    return before !== JSON.stringify(this.all.map((run) => ({ ...run, age: null })));
+    return before !== this.signature();
+  }
+
+  signature() {
+    return JSON.stringify(this.all.map((run) => ({ ...run, age: null })));
   }
 
   choose() {
     const readable = this.all.filter((run) => !run.error);
     const names = new Set(readable.map(({ run }) => run));
     if (this.visible === null && readable.length) {
-      const latest = [...readable].sort((a, b) => (a.age ?? 0) - (b.age ?? 0));
+      const latest = [...readable].sort((a, b) => (b.last > 0) - (a.last > 0) || (a.age ?? 0) - (b.age ?? 0));
       const first = readable.length <= SHOWN_AT_FIRST ? latest : latest.slice(0, 1);
       this.visible = new Set(first.map(({ run }) => run));
       this.focusName = latest[0].run;
@@ -61,6 +64,11 @@ export class RunData {
     return at ? this.known.get(at.run)?.events[at.index] : undefined;
   }
 
+  // Why a run that is listed cannot be shown; null where it can.
+  trouble({ run, error }) {
+    return error ?? this.known.get(run)?.failure ?? null;
+  }
+
   // Fetch what is missing of a window (null: the whole run) of every run shown; return whether there was anything.
   async load(window, points) {
     this.latest += 1;
@@ -69,27 +77,42 @@ export class RunData {
     return loaded.includes(true);
   }
 
+  // A run that cannot be read is no reason not to show the others.
   async loadRun(run, window, points, token) {
     const known = this.known.get(run.run) ?? { ...NOTHING };
     this.known.set(run.run, known);
     if (known.generation !== run.generation) {
       Object.assign(known, { events: [], bytes: -1, key: "", generation: run.generation });
     }
+    const before = known.failure;
+    try {
+      const loaded = await this.fetchRun(run, known, window, points, token);
+      known.failure = null;
+      return loaded || before !== null;
+    } catch (error) {
+      known.failure = String(error.message ?? error);
+      return before !== known.failure;
+    }
+  }
+
+  async fetchRun(run, known, window, points, token) {
     const ends = window ? [Math.floor(window[0]), Math.ceil(window[1])] : [null, null];
     const key = `${ends}:${points}`;
     const grown = known.bytes !== run.bytes;
-    if (!grown && known.key === key) return false;
-    const [series, news] = await Promise.all([
+    const changed = grown || known.process !== run.process;
+    if (!changed && known.key === key) return false;
+    const [series, news, present] = await Promise.all([
       fetchSeries(run.run, ...ends, points),
       grown ? fetchEvents(run.run, known.events.length) : { generation: known.generation, events: [] },
+      changed ? fetchPresent(run.run) : known.present,
     ]);
     if (token === this.latest || known.series === null) Object.assign(known, { series, key });
     if (news.generation === known.generation) {
       for (const event of news.events) {
-        if (event.index === known.events.length) known.events.push({ ...event, kind: kindOf(event) });
+        if (event.index === known.events.length) known.events.push({ ...event, kind: event.mark });
       }
     }
-    known.bytes = run.bytes;
+    Object.assign(known, { present, bytes: run.bytes, process: run.process });
     return true;
   }
 }

@@ -1,13 +1,14 @@
 // Entry point: TensorBoard imports this module into the plugin's frame and calls `render`.
+import { App } from "./app.js";
 import { followTheme } from "./theme.js";
 
-const STYLES = ["theme.css", "page.css", "chart.css", "details.css"];
+const STYLES = ["page.css", "chart.css", "details.css"];
 
 export async function render() {
   document.documentElement.lang = "en";
   document.title = "Adaptive Weights";
   followTheme();
-  const [{ App }] = await Promise.all([import("./app.js"), ...STYLES.map(loadStyle)]);
+  await Promise.all(STYLES.map(loadStyle));
   await new App(document.body).start();
 }
 

@@ -1,57 +1,22 @@
-// What each panel shows: its figures, limits and scale.
+// What each panel shows: its lines, limits and scale, as the shared visual language has them.
+import { shortened } from "./dom.js";
+import { LOOK } from "./look.js";
 
-const limit = (value, label) => (Number.isFinite(value) ? [{ value, label }] : []);
+const LONGEST_TERM = 40;
 
-export const PANELS = [
-  {
-    id: "weight",
-    title: "Weight",
-    height: 230,
-    step: true,
-    lines: [
-      { figure: "weight", label: "weight", role: "main" },
-      { figure: "proposed_weight", label: "proposed in shadow, not in force", role: "proposed", optional: true },
-    ],
-    limits: (run) => [
-      ...limit(run.config.max_weight, "maximum"),
-      ...limit(run.base_weight, "base"),
-      ...limit(run.config.min_weight, "minimum"),
-    ],
-  },
-  {
-    id: "loss",
-    title: "Loss",
-    height: 140,
-    lines: [
-      { figure: "loss", label: "loss", role: "raw" },
-      { figure: "running_average", label: "running average", role: "main" },
-    ],
-    limits: () => [],
-  },
-  {
-    id: "ratio",
-    title: "Loss ratio",
-    height: 110,
-    lines: [{ figure: "loss_ratio", label: "smoothed loss / running average", role: "main" }],
-    limits: (run) => [...limit(run.config.loss_ratio_high, "high"), ...limit(run.config.loss_ratio_low, "low")],
-  },
-  {
-    id: "variance",
-    title: "Variance",
-    height: 100,
-    root: true,
-    cap: (run) => 8 * run.config.variance_threshold,
-    lines: [{ figure: "loss_variance", label: "variance of recent losses, relative, square-root scale", role: "main" }],
-    limits: (run) => limit(run.config.variance_threshold, "threshold"),
-  },
-  {
-    id: "gradient",
-    title: "Gradient norm",
-    height: 120,
-    lines: [
-      { figure: "gradient_norm", label: "gradient norm", role: "raw" },
-      { figure: "average_gradient_norm", label: "average", role: "main" },
-    ],
-    limits: (run) => limit(run.config.gradient_norm_threshold ?? Number.NaN, "threshold"),
-  },
-];
+const limitsOf = (panel) => (curve) =>
+  panel.limits
+    .map(({ label, setting }) => ({ label, value: { ...curve.config, base_weight: curve.base_weight }[setting] }))
+    .filter(({ value }) => Number.isFinite(value));
+
+function termOf(curves) {
+  const terms = new Set(curves.map(({ term }) => shortened(String(term), LONGEST_TERM)));
+  return terms.size === 1 ? [...terms][0] : "each term";
+}
+
+export const PANELS = LOOK.panels.map((panel) => ({
+  ...panel,
+  step: panel.id === "weight",
+  limits: limitsOf(panel),
+  titleOf: (curves) => panel.title.replaceAll("{term}", termOf(curves)),
+}));

@@ -1,5 +1,7 @@
-// The list of runs: which are drawn, and which of them the bands, limits and reasons are about.
-import { count, figure, html } from "./dom.js";
+// The list of runs: which are drawn, and which of them the answers, limits, phases and reasons are about.
+import { count, duration, figure, html, shortened } from "./dom.js";
+
+const LONGEST_TROUBLE = 160;
 
 export class RunList {
   constructor(parent, actions) {
@@ -20,21 +22,28 @@ export class RunList {
     this.search.hidden = context.all.length < 9;
     const wanted = this.search.value.toLowerCase();
     const shown = context.all.filter(({ run }) => run.toLowerCase().includes(wanted));
-    const key = JSON.stringify([shown.map((run) => [run, state(run)[1]]), [...context.visible], context.focusName]);
+    const said = shown.map((run) => [run.run, state(run)[1], context.trouble(run), run.weight]);
+    const key = JSON.stringify([said, [...context.visible], context.focusName]);
     if (key === this.drawn) return;
     this.drawn = key;
     const active = document.activeElement?.closest?.(".runs") ? document.activeElement.id : null;
+    this.list.classList.toggle("many", context.all.length > 1);
     this.list.replaceChildren(...shown.map((run, i) => this.item(run, i, context)));
     if (active) document.getElementById(active)?.focus();
   }
 
-  item(run, i, { visible, focusName, color }) {
+  item(run, i, { all, visible, focusName, color, trouble }) {
     const id = `run-${i}`;
     const box = html("input", { type: "checkbox", id, onchange: () => this.actions.toggle(run.run, box.checked) });
     box.checked = visible.has(run.run);
     const swatch = html("span", { class: "swatch", "aria-hidden": "true" });
     swatch.style.background = color(run.run);
-    const label = html("label", { for: id }, box, swatch, ` ${run.run}`);
+    const label = html("label", { for: id }, box, swatch, html("span", { class: "run-name", dir: "auto" }, run.run));
+    const wrong = trouble(run);
+    if (wrong) {
+      const said = html("span", { class: "trouble", title: wrong }, `! ${shortened(wrong, LONGEST_TROUBLE)}`);
+      return html("li", { class: "broken" }, label, said);
+    }
     const focused = run.run === focusName;
     const pick = html(
       "button",
@@ -43,39 +52,26 @@ export class RunList {
         id: `focus-${i}`,
         class: "plain focus",
         "aria-pressed": focused,
-        title: "Show the bounds, thresholds, phases and reasons of this run",
+        title: "Answer the questions below for this run",
         onclick: () => this.actions.focus(run.run),
       },
       focused ? "◉ in focus" : "○ focus",
     );
-    if (run.error) return html("li", { class: "broken" }, label, html("span", { class: "quiet" }, run.error));
     const [mark, text] = state(run);
-    const enabled = run.enabled ? "enabled" : "disabled";
-    const shadow = run.shadow ? ` · shadow run, proposes ${figure(run.proposed)}` : "";
-    const about = `${run.term} · step ${count(run.last)} · weight ${figure(run.weight)} · ${enabled}${shadow}`;
-    const problems = run.problems ? ` · ${count(run.problems)} lines unreadable` : "";
+    const about = `${run.term}, step ${count(run.last)}, weight ${figure(run.weight)}`;
     return html(
       "li",
-      { class: focused ? "focused" : "" },
+      { class: focused ? "focused" : "", title: about },
       label,
-      html("span", { class: "quiet" }, `${about}${problems}`),
       html("span", { class: `state ${mark}` }, text),
-      pick,
+      all.length > 1 ? pick : null,
     );
   }
 }
 
-function state({ ended, age }) {
-  if (ended) return ["ended", "✓ ended"];
-  if (age === null || age === undefined) return ["", ""];
-  if (age < 20) return ["alive", "● training"];
-  const minutes = Math.floor(age / 60);
-  return [
-    "silent",
-    minutes >= 120
-      ? `! silent for ${Math.floor(minutes / 60)} h`
-      : minutes
-        ? `! silent for ${minutes} min`
-        : "! silent",
-  ];
+export function state({ process, age }) {
+  if (process === "ended") return ["ended", "✓ ended"];
+  if (process === "alive") return ["alive", "● training"];
+  if (process === "silent") return ["silent", `! silent for ${duration(age)}`];
+  return ["", ""];
 }

@@ -1,21 +1,36 @@
-// Scales, ticks and paths: arithmetic only.
+// Scales, ticks and paths: arithmetic only. Which values a scale begins and ends with, the server says.
+
+const SHAPES = {
+  linear: [(value) => value, (value) => value],
+  root: [(value) => Math.sqrt(Math.max(0, value)), (value) => value * value],
+  log: [(value) => Math.log(Math.max(value, 1e-300)), Math.exp],
+};
+const NICE = [1, 2, 5];
 
 export function linear(domain, range) {
-  const [d0, d1] = domain;
-  const [r0, r1] = range;
-  const k = d1 === d0 ? 0 : (r1 - r0) / (d1 - d0);
-  const scale = (value) => r0 + (value - d0) * k;
-  scale.invert = (pixel) => (k === 0 ? d0 : d0 + (pixel - r0) / k);
-  return scale;
+  return scale("linear", domain, range);
 }
 
-// Square-root scale for figures that are never negative and mostly near 0.
-export function root(domain, range) {
-  const inner = linear(
-    domain.map((value) => Math.sqrt(Math.max(0, value))),
-    range,
-  );
-  return (value) => inner(Math.sqrt(Math.max(0, value)));
+export function scale(kind, domain, range) {
+  const [bend, unbend] = SHAPES[kind] ?? SHAPES.linear;
+  const [d0, d1] = domain.map(bend);
+  const [r0, r1] = range;
+  const k = d1 === d0 ? 0 : (r1 - r0) / (d1 - d0);
+  const place = (value) => r0 + (bend(value) - d0) * k;
+  place.kind = kind;
+  place.domain = domain;
+  place.invert = (pixel) => unbend(k === 0 ? d0 : d0 + (pixel - r0) / k);
+  return place;
+}
+
+// One scale for several curves: [kind, low, high] of each.
+export function joined(found) {
+  if (!found.length) return ["linear", 0, 1];
+  const low = Math.min(...found.map(([, least]) => least));
+  const high = Math.max(...found.map(([, , greatest]) => greatest));
+  const kinds = new Set(found.map(([kind]) => kind));
+  if (kinds.size === 1) return [found[0][0], low, high];
+  return [kinds.has("log") && low > 0 ? "log" : "linear", low, high];
 }
 
 export function ticks([low, high], wanted) {
@@ -24,7 +39,7 @@ export function ticks([low, high], wanted) {
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => size >= rough * 0.999);
   const found = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high * (1 + 1e-12) + 1e-12; i += 1) {
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high * (1 + 1e-12) + 1e-12 && found.length < 200; i += 1) {
     found.push(Number((i * step).toPrecision(12)));
   }
   return found;
@@ -32,20 +47,19 @@ export function ticks([low, high], wanted) {
 
 export const stepTicks = (domain, wanted) => ticks(domain, wanted).filter((step) => Number.isInteger(step));
 
-// Domain that shows nearly everything, without letting a few spikes flatten the rest.
-export function robustDomain(values, extra = []) {
-  const finite = values.filter((value) => value !== null && Number.isFinite(value)).sort((a, b) => a - b);
-  if (!finite.length) return extra.length ? [Math.min(...extra), Math.max(...extra)] : [0, 1];
-  const at = (share) => finite[Math.min(finite.length - 1, Math.floor(share * finite.length))];
-  const [low, middle, high] = [at(0.005), at(0.5), at(0.98)];
-  let top = Math.min(finite[finite.length - 1], high + 0.75 * (high - middle) + 1e-12);
-  let bottom = finite[0] >= 0 ? Math.min(finite[0], low) : low;
-  for (const value of extra) {
-    top = Math.max(top, value);
-    bottom = Math.min(bottom, value);
+// Ticks of any scale, none nearer to another than `gap` pixels.
+export function valueTicks(y, gap) {
+  const [low, high] = y.domain;
+  const pixels = Math.abs(y(high) - y(low));
+  if (y.kind === "linear") return ticks([low, high], pixels / gap);
+  const nice = [0];
+  for (let power = -6; power <= 9; power += 1) nice.push(...NICE.map((digit) => digit * 10 ** power));
+  const inside = nice.filter((value) => value >= low && value <= high && (y.kind === "root" || value > 0));
+  const kept = [];
+  for (const value of inside) {
+    if (!kept.length || Math.abs(y(value) - y(kept[kept.length - 1])) >= gap * 0.7) kept.push(value);
   }
-  const pad = (top - bottom || Math.abs(top) || 1) * 0.06;
-  return [bottom >= 0 ? Math.max(0, bottom - pad) : bottom - pad, top + pad];
+  return kept.length > 1 || y.kind === "root" ? kept : ticks([low, high], pixels / gap);
 }
 
 export function linePath(xs, ys) {

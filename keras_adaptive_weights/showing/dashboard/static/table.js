@@ -1,9 +1,11 @@
 // The table of decisions: filters, order, selection, details of the chosen one.
-import { count, dateTime, figure, html, words } from "./dom.js";
+import { count, dateTime, figure, html, say, shortened, words } from "./dom.js";
 import { icon, kindLabel } from "./kinds.js";
 import { eventDetails, isProposal } from "./tooltip.js";
 
 const ROWS = 300;
+const LONGEST_NOTE = 120;
+const LONGEST_REASON = 60;
 
 export class DecisionTable {
   constructor(parent, actions) {
@@ -11,8 +13,8 @@ export class DecisionTable {
     this.filter = { kind: "", reason: "", inView: false };
     this.newestFirst = true;
     this.limit = ROWS;
-    this.action = this.choice("Action", "kind", kindLabel);
-    this.reason = this.choice("Reason", "reason", words);
+    this.action = this.choice("actions", "kind", kindLabel);
+    this.reason = this.choice("reasons", "reason", words);
     const inView = html("input", {
       type: "checkbox",
       id: "only-view",
@@ -20,10 +22,9 @@ export class DecisionTable {
     });
     this.order = html("button", { type: "button", class: "plain", onclick: () => this.turn() }, "Step ↓");
     this.orderHead = html("th", { scope: "col", "aria-sort": "descending" }, this.order);
-    const heads = ["Action", "Weight", "Reason", "Note"].map((name) => html("th", { scope: "col" }, name));
-    this.runHead = html("th", { scope: "col" }, "Run");
+    const heads = ["Action", "Weight", "Reason, note"].map((name) => html("th", { scope: "col" }, name));
     this.body = html("tbody");
-    this.summary = html("p", { class: "quiet", role: "status" });
+    this.summary = html("span", { class: "quiet", role: "status" });
     this.more = html("button", { type: "button", hidden: true, onclick: () => this.showMore() });
     this.details = html("div", {
       class: "details",
@@ -35,14 +36,13 @@ export class DecisionTable {
       "table",
       { class: "decisions" },
       html("caption", { class: "hidden" }, "Decisions"),
-      html("thead", {}, html("tr", {}, this.orderHead, ...heads, this.runHead)),
+      html("thead", {}, html("tr", {}, this.orderHead, ...heads)),
       this.body,
     );
-    const label = html("label", { for: "only-view" }, inView, " only steps in view");
+    const label = html("label", { for: "only-view" }, inView, " in view");
     parent.append(
-      html("h2", {}, "Decisions"),
-      html("div", { class: "filters" }, ...this.action.parts, ...this.reason.parts, label),
-      this.summary,
+      html("div", { class: "section-head" }, html("h2", {}, "Decisions"), this.summary),
+      html("div", { class: "filters" }, this.action.node, this.reason.node, label),
       html(
         "div",
         { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of decisions" },
@@ -55,10 +55,10 @@ export class DecisionTable {
     this.body.addEventListener("keydown", (event) => this.key(event));
   }
 
-  choice(label, name, say) {
-    const id = `filter-${name}`;
-    const node = html("select", { id, onchange: () => this.change({ [name]: node.value }) });
-    return { node, say, name, parts: [html("label", { for: id }, label), node] };
+  choice(what, name, named) {
+    const attributes = { id: `filter-${name}`, "aria-label": `Show ${what}` };
+    const node = html("select", { ...attributes, onchange: () => this.change({ [name]: node.value }) });
+    return { node, named, name, what };
   }
 
   change(values) {
@@ -77,7 +77,7 @@ export class DecisionTable {
 
   turn() {
     this.newestFirst = !this.newestFirst;
-    this.order.textContent = this.newestFirst ? "Step ↓" : "Step ↑";
+    say(this.order, this.newestFirst ? "Step ↓" : "Step ↑");
     this.orderHead.setAttribute("aria-sort", this.newestFirst ? "descending" : "ascending");
     this.draw(this.context);
   }
@@ -89,7 +89,7 @@ export class DecisionTable {
 
   draw(context) {
     this.context = context;
-    const all = context.runs.flatMap((run) => run.events.map((event) => ({ run, event })));
+    const all = context.curves.flatMap((run) => run.events.map((event) => ({ run, event })));
     this.offer(this.action, all);
     this.offer(this.reason, all);
     const [first, last] = context.view;
@@ -107,14 +107,13 @@ export class DecisionTable {
     this.body.replaceChildren(...kept.slice(0, this.limit).map((item) => this.row(item, context)));
     if (focused) this.body.querySelector('tr[aria-selected="true"]')?.focus({ preventScroll: true });
     const cut = kept.length > this.limit ? `, ${count(this.limit)} of them shown` : "";
-    this.summary.textContent = `${count(kept.length)} of ${count(all.length)} decisions other than "hold"${cut}`;
+    say(this.summary, `${count(kept.length)} of ${count(all.length)} that did something${cut}`);
     this.more.hidden = kept.length <= this.limit;
-    this.more.textContent = `Show ${count(Math.min(10 * ROWS, kept.length - this.limit))} more`;
-    this.runHead.hidden = context.runs.length < 2;
+    say(this.more, `Show ${count(Math.min(10 * ROWS, kept.length - this.limit))} more`);
     this.showDetails(context);
   }
 
-  offer({ node, say, name }, all) {
+  offer({ node, named, name, what }, all) {
     const numbers = new Map();
     for (const { event } of all) numbers.set(event[name], (numbers.get(event[name]) ?? 0) + 1);
     const chosen = this.filter[name];
@@ -124,14 +123,14 @@ export class DecisionTable {
     if (node.offered !== key) {
       node.offered = key;
       node.replaceChildren(
-        html("option", { value: "" }, "all"),
-        ...options.map(([value, n]) => html("option", { value }, `${say(value)} (${count(n)})`)),
+        html("option", { value: "" }, `all ${what}`),
+        ...options.map(([value, n]) => html("option", { value }, `${shortened(named(value), LONGEST_REASON)} (${count(n)})`)),
       );
     }
     node.value = chosen;
   }
 
-  row({ run, event }, { runs, selected }) {
+  row({ run, event }, { curves, selected }) {
     const chosen = selected !== null && selected.run === run.name && selected.index === event.index;
     const swatch = html("span", { class: "swatch", "aria-hidden": "true" });
     swatch.style.background = run.color;
@@ -142,18 +141,21 @@ export class DecisionTable {
         "aria-selected": chosen,
         "data-run": run.name,
         "data-index": event.index,
-        title: dateTime(event.wall_time),
+        title: [run.name, dateTime(event.wall_time)].filter(Boolean).join(", "),
       },
-      html("td", { class: "number" }, count(event.step)),
-      html("td", { class: "action-cell" }, icon(event.kind), ` ${kindLabel(event.kind)}`),
+      html("td", { class: "number" }, curves.length > 1 ? swatch : null, count(event.step)),
+      html("td", { class: "action-cell" }, icon(event.kind), ` ${shortened(kindLabel(event.kind), LONGEST_REASON)}`),
       html(
         "td",
         { class: "number" },
         `${figure(event.old_weight)} → ${figure(event.new_weight)}${isProposal(event) ? " (shadow)" : ""}`,
       ),
-      html("td", { class: "reason-cell" }, words(event.reason)),
-      html("td", { class: "note-cell" }, event.note ?? ""),
-      runs.length > 1 ? html("td", {}, swatch, ` ${run.name}`) : null,
+      html(
+        "td",
+        { class: "reason-cell" },
+        shortened(words(event.reason), LONGEST_REASON),
+        event.note ? html("div", { class: "note-cell", dir: "auto" }, shortened(event.note, LONGEST_NOTE)) : null,
+      ),
     );
     node.picked = { run: run.name, index: event.index };
     return node;
@@ -182,8 +184,8 @@ export class DecisionTable {
     if (focus) row.focus({ preventScroll: true });
   }
 
-  showDetails({ runs, selected }) {
-    const run = runs.find(({ name }) => name === selected?.run);
+  showDetails({ curves, selected }) {
+    const run = curves.find(({ name }) => name === selected?.run);
     const event = run?.events[selected?.index];
     this.details.replaceChildren(
       ...(event

@@ -1,11 +1,15 @@
 // The box beside the pointer, and the same details for the selected event below the table.
-import { clock, count, dateTime, figure, html, words } from "./dom.js";
+import { clock, count, dateTime, figure, html, shortened, words } from "./dom.js";
 import { icon, kindLabel } from "./kinds.js";
+
+const LONGEST_NOTE = 1000;
+const LONGEST_REASON = 60;
 
 const SHOWN = [
   "weight",
   "proposed_weight",
   "loss",
+  "smoothed_loss",
   "running_average",
   "loss_ratio",
   "loss_variance",
@@ -35,7 +39,7 @@ export class Tooltip {
 
 export const isProposal = ({ held_weight: held }) => held !== undefined;
 
-export function eventDetails(run, event, full = false) {
+export function eventDetails(curve, event, full = false) {
   const evidence = Object.entries(event.evidence ?? {})
     .map(([name, value]) => [name, figure(value)])
     .filter(([, text]) => text !== "–");
@@ -46,50 +50,71 @@ export function eventDetails(run, event, full = false) {
       "div",
       { class: "details-head" },
       icon(event.kind),
-      html("strong", {}, kindLabel(event.kind)),
+      html("strong", {}, shortened(kindLabel(event.kind), LONGEST_REASON)),
       ` at step ${count(event.step)}`,
     ),
-    html("div", { class: "details-change" }, `${change}${held}`, html("span", { class: "reason" }, words(event.reason))),
-    event.note ? html("div", { class: "note" }, event.note) : null,
+    html(
+      "div",
+      { class: "details-change" },
+      `${change}${held}`,
+      html("span", { class: "reason" }, shortened(words(event.reason), LONGEST_REASON)),
+    ),
+    event.note ? html("div", { class: "note", dir: "auto" }, shortened(event.note, LONGEST_NOTE)) : null,
     event.advice ? html("p", { class: "advice" }, event.advice) : null,
     evidence.length ? table(full ? evidence : evidence.slice(0, 14)) : null,
     html(
       "div",
       { class: "quiet" },
-      [run.name, full ? dateTime(event.wall_time) : event.wall_time && clock(event.wall_time)]
+      [curve.name, full ? dateTime(event.wall_time) : event.wall_time && clock(event.wall_time)]
         .filter(Boolean)
         .join(" · "),
     ),
   ].filter(Boolean);
 }
 
-export function clusterDetails(run, kind, items) {
+const WHY = {
+  skipped: "the optimizer did not take this step",
+  routine: "the mixed-precision loss scale was halved: routine",
+  dampened: "the loss was a spike, and its gradients were scaled down",
+};
+
+export function clusterDetails(curve, kind, items) {
   const [first, last] = [items[0], items[items.length - 1]];
-  const skipped = first.index === undefined;
   const single = items.length === 1;
   const steps = single ? `step ${count(first.step)}` : `steps ${count(first.step)} to ${count(last.step)}`;
   const what = [...new Set(items.map((item) => item.what).filter(Boolean))].slice(0, 4);
+  const factors = items.map((item) => item.factor).filter((factor) => factor !== undefined);
+  const more = [];
+  if (what.length) more.push(`first non-finite: ${what.join(", ")}`);
+  if (factors.length) more.push(`by ${figure(Math.min(...factors), 3)}${single ? "" : " at most"}`);
   const head = single ? kindLabel(kind) : `${count(items.length)} × ${kindLabel(kind)}`;
-  const why =
-    kind === "routine" ? "the mixed-precision loss scale was halved: routine" : "the optimizer did not take this step";
   return [
     html("div", { class: "details-head" }, icon(kind), html("strong", {}, head), ` ${steps}`),
-    skipped ? html("p", { class: "advice" }, what.length ? `${why}; first non-finite: ${what.join(", ")}` : why) : null,
-    html("div", { class: "quiet" }, single ? run.name : `${run.name} · click to zoom in`),
+    WHY[kind] ? html("p", { class: "advice" }, [WHY[kind], ...more].join("; ")) : null,
+    html("div", { class: "quiet" }, single ? curve.name : `${curve.name} · click to zoom in`),
   ].filter(Boolean);
 }
 
-export function stepDetails(runs, step) {
+export function peakDetails({ curve, figureName, value, step, count: number }) {
+  const others = number > 1 ? `, the greatest of ${count(number)} side by side` : "";
+  return [
+    html("div", { class: "details-head" }, icon("spike"), html("strong", {}, `${words(figureName)} ${figure(value)}`)),
+    html("p", { class: "advice" }, `beyond the scale at step ${count(step)}${others}`),
+    html("div", { class: "quiet" }, curve.name),
+  ];
+}
+
+export function stepDetails(curves, step) {
   const nodes = [];
-  for (const run of runs) {
-    const at = bucketAt(run.series, step);
+  for (const curve of curves) {
+    const at = bucketAt(curve.series, step);
     if (at < 0) continue;
-    const { from, to, figures, exact } = run.series;
+    const { from, to, figures, exact } = curve.series;
     const title =
       exact || from[at] === to[at] ? `step ${count(to[at])}` : `steps ${count(from[at])} to ${count(to[at])}`;
     const rows = SHOWN.map((name) => [name, rangeText(figures[name], at)]).filter(([, text]) => text !== "–");
     nodes.push(
-      html("div", { class: "details-head" }, runs.length > 1 ? html("strong", {}, run.name) : null, ` ${title}`),
+      html("div", { class: "details-head" }, curves.length > 1 ? html("strong", {}, curve.name) : null, ` ${title}`),
       table(rows),
     );
   }

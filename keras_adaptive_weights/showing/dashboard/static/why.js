@@ -1,26 +1,26 @@
-// "Why is nothing changing?": the reasons of the HOLD decisions in view.
-import { count, html, words } from "./dom.js";
+// What held the weight: the reasons of the HOLD decisions in view.
+import { count, html, say, words } from "./dom.js";
 
 export class Why {
   constructor(parent) {
     this.summary = html("p", { class: "quiet", role: "status" });
     this.list = html("ol", { class: "reasons" });
-    parent.append(html("h2", {}, "Why is nothing changing?"), this.summary, this.list);
+    parent.append(html("h2", {}, "What held the weight"), this.summary, this.list);
   }
 
-  draw({ focus, runs }) {
+  draw({ focus, curves }) {
     const series = focus?.series;
     if (!series) {
-      this.summary.textContent = "";
+      say(this.summary, "");
       this.list.replaceChildren();
       return;
     }
     const reasons = Object.entries(series.reasons).sort((a, b) => b[1] - a[1]);
     const holds = reasons.reduce((sum, [, n]) => sum + n, 0);
-    const of = runs.length > 1 ? ` of ${focus.name}` : "";
+    const of = curves.length > 1 ? ` of ${focus.name}` : "";
     const events = focus.visibleEvents.filter(({ step }) => step >= series.first && step <= series.last).length;
     const steps = `Steps ${count(series.first)} to ${count(series.last)}${of}`;
-    this.summary.textContent = `${steps}: ${count(holds)} decisions held the weight, ${count(events)} did something.`;
+    say(this.summary, `${steps}: ${count(holds)} decisions held the weight, ${count(events)} did something.`);
     this.list.replaceChildren(...reasons.map(([reason, n]) => this.line(reason, n, holds, series.meanings?.[reason])));
   }
 
