@@ -63,7 +63,10 @@ NEEDS_TENSORFLOW = {
     "keras_adaptive_weights.runtime.train_function",
     "keras_adaptive_weights.training.train_step",
     "keras_adaptive_weights.training.worker_requests",
+    "keras_adaptive_weights.losses.per_sample",
+    "keras_adaptive_weights.losses.saved_state",
     "keras_adaptive_weights.losses.xtts",
+    "keras_adaptive_weights.losses.xtts_terms",
 }
 WITHOUT_TENSORFLOW = ["AdaptiveWeightConfig", "Decision", "DecisionObserver", "Journal", "JournalWriter", "Observation"]
 WITHOUT_TENSORFLOW += ["Action", "Reason", "XTTSConfig", "TrainingConfig", "read_journal", "replay", "__version__"]

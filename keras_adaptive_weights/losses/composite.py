@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,12 +13,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_adaptive_weights.deciding.config import check_number
-from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight, SavedWeight
+from keras_adaptive_weights.deciding.term_names import check_names
+from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
+from keras_adaptive_weights.losses.per_sample import all_masked, as_tensors, counts, function_of, weights_of_samples
+from keras_adaptive_weights.losses.saved_state import key_of, saved_average, saved_weight, say_not_restored, stored_keys
 from keras_adaptive_weights.runtime.distribution import divide_by_replicas
 
 _PACKAGE = "keras_adaptive_weights"
-_REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none", None)
-_MOST_STATE_BYTES = 1 << 24
 _logger = logging.getLogger(_PACKAGE)
 
 
@@ -29,25 +29,47 @@ class LossTerm:
 
     Args:
         fn: `fn(y_true, y_pred) -> per-sample losses`, a float tensor of shape `[batch]`. It gets the whole structures,
-            cast to the loss's dtype. Register it with `keras.saving.register_keras_serializable` to save models.
+            what is floating point in them cast to the loss's dtype and all else (labels, texts) as it came; None in
+            place of targets where there are none. Register it with `keras.saving.register_keras_serializable` to save
+            models. A loss of Keras's does, too, where target and output are one tensor each; its mean counts.
         weight: A finite number of at least 0, or an `AdaptiveWeight`.
-        requires: Keys that must be in `y_true` or `y_pred`; where one is missing the term takes no part.
+        requires: Keys that must be in `y_true` or `y_pred`; where one is missing the term takes no part. By these keys,
+            and by its own name with or without "_loss", a term finds its weights in a dictionary of sample weights.
+        measures: `measures(y_true, y_pred)` says which samples there is anything to measure of: bools of shape
+            `[batch]`, or None for all of them. The others are left out of the mean: no measurement is no loss of 0.
 
     Raises:
-        TypeError: `fn` cannot be called, or the weight is of another type.
+        TypeError: `fn` or `measures` cannot be called, or the weight is of another type.
         ValueError: A weight below 0, NaN or infinite.
     """
 
     fn: Callable[[Any, Any], Any]
     weight: float | AdaptiveWeight = 1.0
     requires: tuple[str, ...] = ()
+    measures: Callable[[Any, Any], Any] | None = None
 
     def __post_init__(self) -> None:
         """Validate the arguments."""
         if not callable(self.fn):
-            raise TypeError(f"LossTerm: argument `fn` must be callable. Received: fn={self.fn!r}.")
+            named = f" Write `fn=keras.losses.get({self.fn!r})`." if isinstance(self.fn, str) else ""
+            raise TypeError(f"LossTerm: argument `fn` must be callable. Received: fn={self.fn!r}.{named}")
+        if isinstance(self.fn, CompositeLoss):
+            raise TypeError(
+                f"LossTerm: argument `fn` must be the loss of one term. Received: a {type(self.fn).__name__}. Write "
+                "its terms into the outer one: `CompositeLoss({**loss.terms, ...})`."
+            )
+        if self.measures is not None and not callable(self.measures):
+            raise TypeError(
+                f"LossTerm: argument `measures` must be callable or None. Received: measures={self.measures!r}."
+            )
+        if tf.is_tensor(self.weight) or isinstance(self.weight, tf.Variable):
+            raise TypeError(
+                f"LossTerm: argument `weight` must be a number or an AdaptiveWeight. Received: weight={self.weight!r} "
+                f"of type {type(self.weight).__name__}. Write `weight=AdaptiveWeight(...)` for a weight that moves in "
+                "training, or `weight=float(...)` for one that does not."
+            )
         if not isinstance(self.weight, AdaptiveWeight):
-            check_number("LossTerm", "weight", self.weight, low=0.0)
+            object.__setattr__(self, "weight", check_number("LossTerm", "weight", self.weight, low=0.0))
         if not isinstance(self.requires, tuple) or not all(isinstance(key, str) for key in self.requires):
             raise TypeError(
                 f"LossTerm: argument `requires` must be a tuple of keys, as in ('mel_target',). Received: "
@@ -70,10 +92,13 @@ class Evaluation(NamedTuple):
     Attributes:
         total: Weighted sum of the terms, a scalar (shape `[batch]` under reduction "none").
         terms: Raw, unweighted value of each term that took part, of the same shape.
+        measured: Of each term, whether there was anything to measure: True, or a scalar bool tensor. Where there was
+            not, its value is 0 and means nothing.
     """
 
     total: Any
     terms: dict[str, Any]
+    measured: dict[str, Any]
 
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
@@ -83,9 +108,11 @@ class CompositeLoss(keras.losses.Loss):
     Compile a `StableModel` with it: Keras itself would hand a single loss one output at a time.
 
     Args:
-        terms: Name -> `LossTerm`. The names are those of the metrics.
+        terms: Name -> `LossTerm`. The names are those of the metrics. The name of an adaptive weight is that of its
+            term, with "_weight" in place of "_loss".
         max_loss_spike_threshold: A total above this many times its recent mean is scaled down to that, and its
-            gradients with it. `None`: never. Default: the guide's 2.0.
+            gradients with it; `dampened_steps` in the logs counts such steps. Totals around or below zero have no
+            scale: for 1,000 steps after one below zero none is scaled down. `None`: never.
         loss_smoothing_factor: Weight of the newest total in its recent mean. Default: the guide's 0.1.
         reduction: As in `keras.losses.Loss`.
         name: Name of the loss.
@@ -94,18 +121,20 @@ class CompositeLoss(keras.losses.Loss):
     Attributes:
         terms: The terms by name.
         adaptive_weights: The adaptive weights among theirs, by the name of the term.
-        total_average: `tf.Variable` of shape `[2]`: recent mean of the total, and the number of steps in it.
+        total_average: `tf.Variable` of shape `[2]`: recent mean of the total, and the number of steps in it; below zero
+            as long as the mean is no scale, because one of the last 1,000 totals was below zero.
 
     Raises:
         TypeError: `terms` is no mapping of names to `LossTerm`s.
-        ValueError: No terms, or a bad number.
+        ValueError: No terms, a bad number, a name that the logs or a checkpoint cannot hold or that stands for two
+            things in the logs.
     """
 
     def __init__(
         self,
         terms: Mapping[str, LossTerm],
         *,
-        max_loss_spike_threshold: float | None = 2.0,
+        max_loss_spike_threshold: float | None = None,
         loss_smoothing_factor: float = 0.1,
         reduction: str | None = "sum_over_batch_size",
         name: str = "composite_loss",
@@ -119,14 +148,15 @@ class CompositeLoss(keras.losses.Loss):
             raise TypeError(f"{owner}: argument `terms` must map names to LossTerm objects. Received: terms={terms!r}.")
         if not terms:
             raise ValueError(f"{owner}: argument `terms` must hold at least one term. Received: terms={terms!r}.")
-        if taken := sorted({"loss", "gradient_norm", "skipped_steps"} & set(terms)):
-            raise ValueError(f"{owner}: the names {taken} are taken by other metrics: name these terms otherwise.")
-        check_number(owner, "max_loss_spike_threshold", max_loss_spike_threshold, low=1.0, open_low=True, optional=True)
-        check_number(owner, "loss_smoothing_factor", loss_smoothing_factor, low=0.0, high=1.0, open_low=True)
+        check_names(owner, {name: isinstance(term.weight, AdaptiveWeight) for name, term in terms.items()})
         self.terms = dict(terms)
-        self.max_loss_spike_threshold = max_loss_spike_threshold
-        self.loss_smoothing_factor = loss_smoothing_factor
         self._refused: tuple[Any, ValueError] | None = None
+        self.max_loss_spike_threshold = check_number(
+            owner, "max_loss_spike_threshold", max_loss_spike_threshold, low=1.0, open_low=True, optional=True
+        )
+        self.loss_smoothing_factor = check_number(
+            owner, "loss_smoothing_factor", loss_smoothing_factor, low=0.0, high=1.0, open_low=True
+        )
         with tf.init_scope():
             self.total_average = tf.Variable([0.0, 0.0], trainable=False, name="total_average")
 
@@ -141,8 +171,8 @@ class CompositeLoss(keras.losses.Loss):
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Return the weighted per-sample sum of all terms, shape `[batch]`."""
-        values = self._per_sample(y_true, y_pred)
-        return sum(self._weigh(name, value) for name, value in values.items())
+        values = self._per_sample(as_tensors(y_true, self._compute_dtype), as_tensors(y_pred, self._compute_dtype))
+        return sum(self._weigh(name, value) for name, (value, _) in values.items())
 
     def evaluate(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Evaluation:
         """Compute the terms and their weighted sum on one batch.
@@ -150,7 +180,9 @@ class CompositeLoss(keras.losses.Loss):
         Args:
             y_true: Structure of targets.
             y_pred: Structure of predictions.
-            sample_weight: `None`, or a tensor of shape `[batch]` or `[batch, 1]`.
+            sample_weight: `None`, numbers of shape `[batch]` or `[batch, 1]`, or a structure of them, as Keras makes it
+                of those for one or several targets. In a dictionary each term finds its own, see `LossTerm`; a term
+                without any gets the mean of all weights of a sample.
 
         Returns:
             An `Evaluation`.
@@ -158,9 +190,16 @@ class CompositeLoss(keras.losses.Loss):
         Raises:
             ValueError: No term takes part, or a term returns something of another shape than `[batch]`.
         """
-        y_true, y_pred = self._cast(y_true), self._cast(y_pred)
-        terms = {name: self._reduce(v, sample_weight) for name, v in self._per_sample(y_true, y_pred).items()}
-        return Evaluation(sum(self._weigh(name, value) for name, value in terms.items()), terms)
+        y_true, y_pred = as_tensors(y_true, self._compute_dtype), as_tensors(y_pred, self._compute_dtype)
+        masked = all_masked(y_pred)
+        terms, measured = {}, {}
+        for name, (values, valid) in self._per_sample(y_true, y_pred).items():
+            keys = (name, name.removesuffix("_loss"), *self.terms[name].requires)
+            weights = weights_of_samples(sample_weight, keys, values)
+            terms[name] = self._reduce(values, weights, valid)
+            there = counts(values, weights, valid)
+            measured[name] = there if masked is None else tf.logical_and(there, tf.logical_not(masked))
+        return Evaluation(sum(self._weigh(name, value) for name, value in terms.items()), terms, measured)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as plain values."""
@@ -181,7 +220,7 @@ class CompositeLoss(keras.losses.Loss):
     def save_own_variables(self, store: Any) -> None:
         """Put weights, controller states and the recent mean of the total into the model's own checkpoint."""
         for name, weight in self.adaptive_weights.items():
-            store[name] = np.frombuffer(json.dumps(weight.to_dict()).encode(), dtype=np.uint8)
+            store[key_of(name)] = np.frombuffer(json.dumps(weight.to_dict()).encode(), dtype=np.uint8)
         store["total_average"] = self.total_average.numpy()
 
     def load_own_variables(self, store: Any) -> None:
@@ -195,9 +234,10 @@ class CompositeLoss(keras.losses.Loss):
         if not stored and self._refused is not None and self._refused[0] is store:
             raise self._refused[1]  # Keras comes twice, the second time with nothing, and would forget the failure
         self._refused = None
+        keys = stored_keys(self.adaptive_weights, stored)
         try:
-            saved = {name: _saved_weight(name, store) for name in self.adaptive_weights if name in stored}
-            average = _saved_average(self.total_average, store) if "total_average" in stored else None
+            saved = {name: saved_weight(name, key, store) for name, key in keys.items()}
+            average = saved_average(self.total_average, store) if "total_average" in stored else None
         except ValueError as error:
             self._refused = store, error.with_traceback(None)
             raise
@@ -205,7 +245,7 @@ class CompositeLoss(keras.losses.Loss):
             if name in saved:
                 weight.restore(saved[name])
             else:
-                _say_not_restored(name, weight, sorted(stored - {*self.adaptive_weights, "total_average"}))
+                say_not_restored(name, weight, sorted(stored - {*keys.values(), "total_average"}))
         if average is not None:
             self.total_average.assign(average)
 
@@ -218,34 +258,63 @@ class CompositeLoss(keras.losses.Loss):
         """Half precision is for layers: a length of 301 is 300 in bfloat16."""
         return "float32" if self.dtype in ("float16", "bfloat16") else str(self.dtype)
 
-    def _cast(self, structure: Any) -> Any:
-        dtype = self._compute_dtype
-        return keras.tree.map_structure(lambda leaf: keras.ops.convert_to_tensor(leaf, dtype=dtype), structure)
-
-    def _per_sample(self, y_true: Any, y_pred: Any) -> dict[str, Any]:
+    def _per_sample(self, y_true: Any, y_pred: Any) -> dict[str, tuple[Any, Any]]:
+        """Return the values of each term that takes part, and which of them measure something, None for all."""
         active = {name: term for name, term in self.terms.items() if term.takes_part(y_true, y_pred)}
         if not active:
             needed = {name: term.requires for name, term in self.terms.items()}
             raise ValueError(
                 f"{type(self).__name__}: no term takes part. Each needs its keys in y_true or y_pred: {needed}. "
-                f"Received: y_true with {_keys(y_true)}, y_pred with {_keys(y_pred)}."
+                f"Received: y_true with {_keys(y_true)}, y_pred with {_keys(y_pred)}. A keras.Model hands a loss one "
+                "output at a time: compile a StableModel to hand on all of them."
             )
-        return {name: self._checked(name, term.fn(y_true, y_pred)) for name, term in active.items()}
+        values = {name: self._checked(name, self._called(name, y_true, y_pred)) for name in active}
+        return {name: (value, self._valid(name, y_true, y_pred, value)) for name, value in values.items()}
+
+    def _called(self, name: str, y_true: Any, y_pred: Any) -> Any:
+        try:
+            return function_of(self.terms[name].fn)(y_true, y_pred)
+        except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
+            tensors = [leaf for leaf in keras.tree.flatten(y_true) if tf.is_tensor(leaf)]
+            if as_they_came := sorted({leaf.dtype.name for leaf in tensors if not leaf.dtype.is_floating}):
+                error.add_note(
+                    f"{type(self).__name__}: from the function of term {name!r}. It gets targets as they come, here "
+                    f"some of {', '.join(as_they_came)}: to compute with them, write `tf.cast(y_true, y_pred.dtype)`."
+                )
+            raise
 
     def _checked(self, name: str, values: Any) -> Any:
         values = keras.ops.convert_to_tensor(values)
         if len(values.shape) != 1 or not keras.backend.is_float_dtype(values.dtype):
             received = f"shape {tuple(values.shape)}, dtype {keras.backend.standardize_dtype(values.dtype)}"
+            remedy = "Take the mean over the other axes" if len(values.shape) else "Do not reduce over the batch"
             raise ValueError(
                 f"{type(self).__name__}: term {name!r} must return one float per sample, shape [batch]. Received: "
-                f"{received}. Take the mean over the other axes."
+                f"{received}. {remedy}; a loss of Keras's within it needs `reduction=None`."
             )
         return keras.ops.cast(values, self._compute_dtype)
 
-    def _reduce(self, values: Any, sample_weight: Any) -> Any:
+    def _valid(self, name: str, y_true: Any, y_pred: Any, values: Any) -> Any:
+        measures = self.terms[name].measures
+        valid = None if measures is None else measures(y_true, y_pred)
+        if valid is None:
+            return None
+        valid = tf.convert_to_tensor(valid)
+        if valid.dtype != tf.bool or not valid.shape.is_compatible_with(values.shape):
+            raise ValueError(
+                f"{type(self).__name__}: `measures` of term {name!r} must return one bool per sample, shape [batch], "
+                f"or None. Received: shape {tuple(valid.shape)}, dtype {valid.dtype.name}."
+            )
+        return valid
+
+    def _reduce(self, values: Any, sample_weight: Any, valid: Any) -> Any:
         count = tf.cast(tf.shape(values)[0], values.dtype)
+        if valid is not None:
+            values = tf.where(valid, values, tf.zeros_like(values))
+            count = tf.reduce_sum(tf.cast(valid, values.dtype))
         if sample_weight is not None:
-            sample_weight = _per_sample_weight(sample_weight, values)
+            if valid is not None:
+                sample_weight = tf.where(valid, sample_weight, tf.zeros_like(sample_weight))
             values = values * sample_weight
         if self.reduction in ("none", None):
             return values
@@ -255,65 +324,6 @@ class CompositeLoss(keras.losses.Loss):
         if self.reduction == "mean_with_sample_weight" and sample_weight is not None:
             return tf.math.divide_no_nan(total, tf.reduce_sum(sample_weight))
         return tf.math.divide_no_nan(total, count)
-
-
-def _saved_weight(term: str, store: Any) -> SavedWeight:
-    """Read the state of a term's weight from a checkpoint.
-
-    Raises:
-        ValueError: It cannot be read, with the names of term, field and file.
-    """
-    try:
-        data = np.asarray(store[term])
-        if data.dtype != np.uint8 or data.ndim != 1 or data.size > _MOST_STATE_BYTES:
-            raise ValueError(f"expected bytes, found {data.dtype} of shape {data.shape}.")  # noqa: TRY301
-        return SavedWeight.from_dict(json.loads(data.tobytes()))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"The state of the adaptive weight of {term!r} in the checkpoint{_file_of(store)} cannot be used: {error} "
-            "Nothing of it is taken over: load another checkpoint, or one that this version wrote."
-        ) from error
-
-
-def _saved_average(variable: Any, store: Any) -> Any:
-    """Read the recent mean of the total from a checkpoint.
-
-    Raises:
-        ValueError: It cannot be read.
-    """
-    average = np.asarray(store["total_average"])
-    if average.dtype.kind != "f" or average.shape != variable.shape or not np.isfinite(average).all():
-        raise ValueError(
-            f"The field `total_average` of the loss in the checkpoint{_file_of(store)} cannot be used: expected finite "
-            f"numbers of shape {tuple(variable.shape)}. Received: {average!r:.200}. Nothing of it is taken over."
-        )
-    return average
-
-
-def _file_of(store: Any) -> str:
-    """Return where a checkpoint is, for a message, if it says so."""
-    file = getattr(getattr(store, "archive", None), "filename", None) or getattr(store, "path_or_io", None)
-    return f" {os.fspath(file)!r}" if isinstance(file, (str, os.PathLike)) else ""
-
-
-def _say_not_restored(term: str, weight: AdaptiveWeight, others: Sequence[str]) -> None:
-    """Log that a weight's state did not come back: at warning level where it may be there under another name."""
-    level, instead = logging.INFO, ""
-    if others:
-        level, instead = logging.WARNING, f" It holds those of {', '.join(others)}, which this loss does not have."
-    held = "The checkpoint holds no state of the weight of %r: it goes on from %g.%s"
-    _logger.log(level, held, term, weight.weight, instead)
-
-
-def _per_sample_weight(sample_weight: Any, values: Any) -> Any:
-    """Return the sample weights in the shape and dtype of `values`."""
-    sample_weight = tf.cast(keras.ops.convert_to_tensor(sample_weight), values.dtype)
-    shape = tuple(sample_weight.shape)
-    if len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] != 1):
-        raise ValueError(
-            f"CompositeLoss: argument `sample_weight` must have shape [batch] or [batch, 1]. Received: shape {shape}."
-        )
-    return tf.reshape(sample_weight, [-1])
 
 
 def _has(structure: Any, key: str) -> bool:
@@ -326,7 +336,9 @@ def _keys(structure: Any) -> list[str] | str:
 
 def _term_config(term: LossTerm) -> dict[str, Any]:
     weight = term.weight.get_config() if isinstance(term.weight, AdaptiveWeight) else term.weight
-    return {"fn": keras.saving.serialize_keras_object(term.fn), "weight": weight, "requires": list(term.requires)}
+    measures = {} if term.measures is None else {"measures": keras.saving.serialize_keras_object(term.measures)}
+    fn = keras.saving.serialize_keras_object(term.fn)
+    return {"fn": fn, "weight": weight, "requires": list(term.requires), **measures}
 
 
 def _term_from_config(values: Mapping[str, Any]) -> LossTerm:
@@ -335,4 +347,5 @@ def _term_from_config(values: Mapping[str, Any]) -> LossTerm:
         fn=keras.saving.deserialize_keras_object(values["fn"]),
         weight=AdaptiveWeight.from_config(weight) if isinstance(weight, dict) else weight,
         requires=tuple(values["requires"]),
+        measures=keras.saving.deserialize_keras_object(values["measures"]) if "measures" in values else None,
     )

@@ -15,6 +15,7 @@ import tensorflow as tf
 from keras_adaptive_weights.deciding.config import check_number
 from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
 from keras_adaptive_weights.losses.composite import CompositeLoss, Evaluation, LossTerm
+from keras_adaptive_weights.losses.per_sample import anything_counts
 from keras_adaptive_weights.runtime.distribution import replicas
 
 _PACKAGE = "keras_adaptive_weights"
@@ -176,12 +177,11 @@ class _AsKerasDoes:
         total = self._model.compute_loss(y=y_true, y_pred=y_pred, sample_weight=sample_weight)
         terms = {name: self._values[name] for name in self._terms if name in self._values}
         self._values.clear()  # tensors of a graph
+        measured = dict.fromkeys(terms, anything_counts(y_pred, sample_weight))
         count = replicas()
-        return (
-            Evaluation(total, terms)
-            if count == 1
-            else Evaluation(total * count, {n: v * count for n, v in terms.items()})
-        )
+        if count == 1:
+            return Evaluation(total, terms, measured)
+        return Evaluation(total * count, {n: v * count for n, v in terms.items()}, measured)
 
     def note(self, term: str, value: Any) -> Any:
         """Keep the raw value of a term, and return it weighted."""
@@ -307,5 +307,4 @@ def _crossentropy(y_true: Any, y_pred: Any) -> Any:
 def _weight_or_one(weight: Any) -> Any:
     if weight is None or isinstance(weight, AdaptiveWeight):
         return 1.0 if weight is None else weight
-    check_number("compile", "loss_weights", weight, low=0.0)
-    return weight
+    return check_number("compile", "loss_weights", weight, low=0.0)

@@ -5,32 +5,51 @@ from __future__ import annotations
 from typing import Any, Self
 
 import keras
-import tensorflow as tf
 
-from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig, TrainingConfig, check_bool, check_number
+from keras_adaptive_weights.deciding.config import (
+    AdaptiveWeightConfig,
+    TrainingConfig,
+    XTTSConfig,
+    check_bool,
+    check_number,
+)
 from keras_adaptive_weights.deciding.state import adaptive_weight_metrics, stability_metrics
 from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
 from keras_adaptive_weights.losses.composite import CompositeLoss, LossTerm
+from keras_adaptive_weights.losses.xtts_terms import (
+    attention_loss,
+    duration_loss,
+    energy_loss,
+    has_frames,
+    has_frames_and_tokens,
+    has_tokens,
+    mel_error,
+    pitch_loss,
+    stop_loss,
+)
 
 _DEFAULTS = AdaptiveWeightConfig()
-_GUIDED_ATTENTION_WIDTH = 0.2  # Tachibana, Uenoyama & Aihara 2017 (arXiv:1710.08969), section 4.1
 
 
 @keras.saving.register_keras_serializable(package="keras_adaptive_weights")
 class XTTSLoss(CompositeLoss):
     """Weighted sum of the losses of a text-to-speech model, with a mel weight that adapts itself.
 
-    A term takes part when its keys are there; `mel_lengths` and `text_lengths` (`[batch]`, in frames and tokens) mask
-    padding where they are there. B: batch, T: mel frames, M: mel bands, D: decoder steps, N: text tokens.
+    A term takes part when its keys are there; `mel_lengths` and `text_lengths` (`[batch]`, in frames and tokens) in
+    `y_true` mask padding where they are there. A sample of length 0 is left out of the means: it measures nothing.
+    B: batch, T: mel frames, M: mel bands, D: decoder steps, N: text tokens, H: attention heads.
 
     | term | `y_true` | `y_pred` | per sample |
     |---|---|---|---|
     | `mel_loss` | `mel_target` [B, T, M] | `mel_output` [B, T, M] | mean Huber or absolute error |
-    | `stop_loss` | `stop_target` [B, T] | `stop_tokens` [B, T] or [B, T, 1], logits | mean positive-weighted BCE |
-    | `attention_loss` | | `attention_weights` [B, D, N] | guided + backward attention, see `attention_loss` |
+    | `stop_loss` | `stop_target` [B, T] or [B, D] | `stop_tokens`, alike | mean positive-weighted BCE |
+    | `attention_loss` | | `attention_weights` [B, D, N] or [B, H, D, N] | see `attention_loss` |
     | `duration_loss` | `duration_target` [B, N], frames | `duration_pred` [B, N], log(1 + frames) | mean squared |
-    | `pitch_loss` | `pitch_target` [B, T] | `pitch_output` [B, T] or [B, T, 1] | mean squared error |
-    | `energy_loss` | `energy_target` [B, T] | `energy_output` [B, T] or [B, T, 1] | mean squared error |
+    | `pitch_loss` | `pitch_target` [B, T] or [B, N] | `pitch_output`, alike | mean squared error |
+    | `energy_loss` | `energy_target` [B, T] or [B, N] | `energy_output`, alike | mean squared error |
+
+    Each may have one more axis of length 1 at its end. Targets and lengths may be integers or bools. Where there are
+    as many decoder steps as frames, or tokens as frames, they are taken for frames.
 
     Args:
         mel_loss_weight: Base weight of the mel loss, within the bounds of the settings. Default: the guide's 2.5.
@@ -47,6 +66,8 @@ class XTTSLoss(CompositeLoss):
         mel_loss: "huber" or "l1".
         huber_delta: Error at which the Huber loss turns linear, in the units of the mel.
         stop_positive_weight: Weight of the positive frames in the stop loss, which are few.
+        stop_from_logits: Whether `stop_tokens` are logits, as of a layer without an activation. `False`: they are
+            probabilities, as of one with a sigmoid.
         reduction: As in `keras.losses.Loss`.
         name: Name of the loss.
         dtype: As in `keras.losses.Loss`.
@@ -79,11 +100,14 @@ class XTTSLoss(CompositeLoss):
         mel_loss: str = "huber",
         huber_delta: float = 1.0,
         stop_positive_weight: float = 5.0,
+        stop_from_logits: bool = True,
         reduction: str | None = "sum_over_batch_size",
         name: str = "xtts_loss",
         dtype: Any = None,
     ) -> None:
         check_bool("XTTSLoss", "use_adaptive_weights", use_adaptive_weights)
+        check_bool("XTTSLoss", "stop_from_logits", stop_from_logits)
+        _refuse_guide_config("mel_loss_weight", mel_loss_weight)
         given: dict[str, Any] = {
             "enabled": use_adaptive_weights,
             "loss_smoothing_factor": loss_smoothing_factor,
@@ -93,6 +117,7 @@ class XTTSLoss(CompositeLoss):
         if config is None:
             config = AdaptiveWeightConfig(**given)
         elif not isinstance(config, AdaptiveWeightConfig):
+            _refuse_guide_config("config", config)
             raise TypeError(
                 f"XTTSLoss: argument `config` must be an AdaptiveWeightConfig or None. Received: config={config!r}."
             )
@@ -100,32 +125,55 @@ class XTTSLoss(CompositeLoss):
             raise ValueError(f"XTTSLoss: argument `config` already holds {twice}: set them there. Received both.")
         if mel_loss not in ("huber", "l1"):
             raise ValueError(f"XTTSLoss: argument `mel_loss` must be 'huber' or 'l1'. Received: mel_loss={mel_loss!r}.")
-        check_number("XTTSLoss", "huber_delta", huber_delta, low=0.0, open_low=True)
-        check_number("XTTSLoss", "stop_positive_weight", stop_positive_weight, low=0.0, open_low=True)
-        config.check_base_weight("XTTSLoss", "mel_loss_weight", mel_loss_weight)
-        self.mel_weight = AdaptiveWeight(mel_loss_weight, config)
-        self._own_config = {
-            "mel_loss_weight": mel_loss_weight,
-            "stop_loss_weight": stop_loss_weight,
-            "attention_loss_weight": attention_loss_weight,
-            "duration_loss_weight": duration_loss_weight,
-            "pitch_loss_weight": pitch_loss_weight,
-            "energy_loss_weight": energy_loss_weight,
-            "mel_loss": mel_loss,
-            "huber_delta": huber_delta,
-            "stop_positive_weight": stop_positive_weight,
+        delta = check_number("XTTSLoss", "huber_delta", huber_delta, low=0.0, open_low=True)
+        positive = check_number("XTTSLoss", "stop_positive_weight", stop_positive_weight, low=0.0, open_low=True)
+        base = config.check_base_weight("XTTSLoss", "mel_loss_weight", mel_loss_weight)
+        self.mel_weight = AdaptiveWeight(base, config)
+        weights = {
+            name: weight if isinstance(weight, AdaptiveWeight) else check_number("XTTSLoss", name, weight, low=0.0)
+            for name, weight in (
+                ("stop_loss_weight", stop_loss_weight),
+                ("attention_loss_weight", attention_loss_weight),
+                ("duration_loss_weight", duration_loss_weight),
+                ("pitch_loss_weight", pitch_loss_weight),
+                ("energy_loss_weight", energy_loss_weight),
+            )
         }
-        delta = huber_delta if mel_loss == "huber" else None
+        self._own_config = {
+            "mel_loss_weight": base,
+            **weights,
+            "mel_loss": mel_loss,
+            "huber_delta": delta,
+            "stop_positive_weight": positive,
+            "stop_from_logits": stop_from_logits,
+        }
+        huber = delta if mel_loss == "huber" else None
         super().__init__(
             {
-                "mel_loss": _term(lambda t, p: mel_error(t, p, delta), self.mel_weight, "mel_target", "mel_output"),
-                "stop_loss": _term(
-                    lambda t, p: stop_loss(t, p, stop_positive_weight), stop_loss_weight, "stop_target", "stop_tokens"
+                "mel_loss": LossTerm(
+                    lambda t, p: mel_error(t, p, huber), self.mel_weight, ("mel_target", "mel_output"), has_frames
                 ),
-                "attention_loss": _term(attention_loss, attention_loss_weight, "attention_weights"),
-                "duration_loss": _term(duration_loss, duration_loss_weight, "duration_target", "duration_pred"),
-                "pitch_loss": _term(pitch_loss, pitch_loss_weight, "pitch_target", "pitch_output"),
-                "energy_loss": _term(energy_loss, energy_loss_weight, "energy_target", "energy_output"),
+                "stop_loss": LossTerm(
+                    lambda t, p: stop_loss(t, p, positive, from_logits=stop_from_logits),
+                    weights["stop_loss_weight"],
+                    ("stop_target", "stop_tokens"),
+                    has_frames,
+                ),
+                "attention_loss": LossTerm(
+                    attention_loss, weights["attention_loss_weight"], ("attention_weights",), has_frames_and_tokens
+                ),
+                "duration_loss": LossTerm(
+                    duration_loss,
+                    weights["duration_loss_weight"],
+                    ("duration_target", "duration_pred"),
+                    has_tokens,
+                ),
+                "pitch_loss": LossTerm(
+                    pitch_loss, weights["pitch_loss_weight"], ("pitch_target", "pitch_output"), has_frames
+                ),
+                "energy_loss": LossTerm(
+                    energy_loss, weights["energy_loss_weight"], ("energy_target", "energy_output"), has_frames
+                ),
             },
             max_loss_spike_threshold=config.max_loss_spike_threshold,
             loss_smoothing_factor=config.loss_smoothing_factor,
@@ -175,8 +223,9 @@ class XTTSLoss(CompositeLoss):
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as plain values."""
+        plain = {n: v.get_config() if isinstance(v, AdaptiveWeight) else v for n, v in self._own_config.items()}
         return {
-            **self._own_config,
+            **plain,
             "config": self.mel_weight.config.to_dict(),
             "name": self.name,
             "reduction": self.reduction,
@@ -186,128 +235,19 @@ class XTTSLoss(CompositeLoss):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """Build from what `get_config` returned."""
-        return cls(**{**config, "config": AdaptiveWeightConfig.from_dict(config["config"])})
+        weights = {n: AdaptiveWeight.from_config(v) for n, v in config.items() if n != "config" and isinstance(v, dict)}
+        return cls(**{**config, **weights, "config": AdaptiveWeightConfig.from_dict(config["config"])})
 
 
-def mel_error(y_true: Any, y_pred: Any, delta: float | None) -> Any:
-    """Per-sample mean Huber error (`delta` None: absolute error) over valid frames and all bands, shape `[batch]`."""
-    lengths = y_true.get("mel_lengths")
-    target, output = _pair(y_true, "mel_target", y_pred, "mel_output", flat=False)
-    error = tf.abs(_masked(target - output, lengths))
-    if delta is not None:
-        error = tf.where(error <= delta, 0.5 * tf.square(error), delta * error - 0.5 * delta**2)
-    return _masked_mean(tf.reduce_mean(error, axis=-1), lengths)
-
-
-def stop_loss(y_true: Any, y_pred: Any, positive_weight: float) -> Any:
-    """Per-sample mean positive-weighted binary cross-entropy of stop logits over valid frames, shape `[batch]`."""
-    lengths = y_true.get("mel_lengths")
-    labels, logits = _pair(y_true, "stop_target", y_pred, "stop_tokens")
-    labels, logits = _masked(labels, lengths), _masked(logits, lengths)
-    return _masked_mean(tf.nn.weighted_cross_entropy_with_logits(labels, logits, positive_weight), lengths)
-
-
-def attention_loss(y_true: Any, y_pred: Any) -> Any:
-    """Per-sample penalty on attention that is far from the diagonal or moves backwards, shape `[batch]`.
-
-    The sum of two means over decoder steps. Guided attention (Tachibana et al. 2017): each weight times
-    `1 - exp(-(n/N - d/D)^2 / (2 * 0.2^2))`. Backward movement: by how much the expected position in the text, as a
-    fraction of its length, is behind that of the step before. With lengths given, D and N are each sample's own;
-    `mel_lengths` counts mel frames, and is scaled where a decoder step stands for several.
-    """
-    weights = y_pred["attention_weights"]
-    steps, tokens = tf.shape(weights)[1], tf.shape(weights)[2]
-    decoder_lengths = _lengths(y_true.get("mel_lengths"), weights, 1)
-    if "mel_lengths" in y_true and "mel_target" in y_true:
-        frames = tf.cast(tf.shape(y_true["mel_target"])[1], weights.dtype)
-        decoder_lengths = tf.math.ceil(decoder_lengths * tf.cast(steps, weights.dtype) / frames)
-    text_lengths = _lengths(y_true.get("text_lengths"), weights, 2)
-    step = tf.range(steps, dtype=weights.dtype)[None, :, None] / decoder_lengths[:, None, None]
-    token = tf.range(tokens, dtype=weights.dtype)[None, None, :] / text_lengths[:, None, None]
-    weights = tf.where(token < 1.0, weights, tf.zeros_like(weights))
-    distant = 1.0 - tf.exp(-tf.square(token - step) / (2.0 * _GUIDED_ATTENTION_WIDTH**2))
-    guided = tf.reduce_sum(weights * distant, axis=-1)
-    position = tf.reduce_sum(weights * token, axis=-1)
-    backward = tf.pad(tf.nn.relu(position[:, :-1] - position[:, 1:]), [[0, 0], [1, 0]])
-    return _masked_mean(guided + backward, decoder_lengths)
-
-
-def duration_loss(y_true: Any, y_pred: Any) -> Any:
-    """Per-sample mean squared error of log(1 + frames) over valid tokens, shape `[batch]`."""
-    lengths = y_true.get("text_lengths")
-    frames, predicted = _pair(y_true, "duration_target", y_pred, "duration_pred")
-    return _masked_mean(tf.square(_masked(tf.math.log1p(frames) - predicted, lengths)), lengths)
-
-
-def pitch_loss(y_true: Any, y_pred: Any) -> Any:
-    """Per-sample mean squared error of the pitch over valid frames, shape `[batch]`."""
-    lengths = y_true.get("mel_lengths")
-    return _masked_mean(
-        tf.square(_masked(_difference(y_true, "pitch_target", y_pred, "pitch_output"), lengths)), lengths
-    )
-
-
-def energy_loss(y_true: Any, y_pred: Any) -> Any:
-    """Per-sample mean squared error of the energy over valid frames, shape `[batch]`."""
-    lengths = y_true.get("mel_lengths")
-    difference = _difference(y_true, "energy_target", y_pred, "energy_output")
-    return _masked_mean(tf.square(_masked(difference, lengths)), lengths)
-
-
-def _term(fn: Any, weight: float | AdaptiveWeight, *requires: str) -> LossTerm:
-    return LossTerm(fn, weight, requires)
-
-
-def _difference(y_true: Any, target_key: str, y_pred: Any, output_key: str) -> Any:
-    target, output = _pair(y_true, target_key, y_pred, output_key)
-    return target - output
-
-
-def _pair(y_true: Any, target_key: str, y_pred: Any, output_key: str, *, flat: bool = True) -> tuple[Any, Any]:
-    """Return target and output, where `flat` without a last axis of one, after a look at their shapes.
+def _refuse_guide_config(name: str, value: Any) -> None:
+    """Refuse the guide's configuration where one of its values, or our own settings, are wanted.
 
     Raises:
-        ValueError: A key in the wrong structure, or shapes that differ: TensorFlow would broadcast them.
+        TypeError: It is one.
     """
-    for key, structure, name in ((target_key, y_true, "y_true"), (output_key, y_pred, "y_pred")):
-        if key not in structure:
-            raise ValueError(f"XTTSLoss: key {key!r} belongs in {name}. Received: {name} with {sorted(structure)}.")
-    target, output = (
-        tf.squeeze(values, -1) if flat and len(values.shape) == 3 and values.shape[-1] == 1 else values
-        for values in (y_true[target_key], y_pred[output_key])
-    )
-    if not target.shape.is_compatible_with(output.shape):
-        raise ValueError(
-            f"XTTSLoss: {target_key!r} and {output_key!r} must have one shape. Received: {tuple(target.shape)} and "
-            f"{tuple(output.shape)}."
+    if isinstance(value, (XTTSConfig, TrainingConfig)):
+        training = "config.training" if isinstance(value, XTTSConfig) else "training"
+        raise TypeError(
+            f"XTTSLoss: argument `{name}` must not be a whole {type(value).__name__}. Received: {name}={value!r}. "
+            f"Write `XTTSLoss.from_training_config({training})`."
         )
-    return target, output
-
-
-def _lengths(lengths: Any, values: Any, axis: int) -> Any:
-    """Return the lengths as floats of shape `[batch]`, at least 1; without any, the whole axis."""
-    if lengths is None:
-        return tf.fill(tf.shape(values)[:1], tf.cast(tf.shape(values)[axis], values.dtype))
-    return tf.maximum(tf.reshape(tf.cast(lengths, values.dtype), [-1]), 1.0)
-
-
-def _masked(values: Any, lengths: Any) -> Any:
-    """Return `values` [batch, positions, ...] with zeros in the padding.
-
-    Applied before anything that is not linear: a NaN in the padding then reaches neither loss nor gradients.
-    """
-    if lengths is None:
-        return values
-    valid = tf.sequence_mask(tf.reshape(tf.cast(lengths, tf.int32), [-1]), tf.shape(values)[1])
-    valid = tf.reshape(valid, tf.concat([tf.shape(valid), tf.ones([len(values.shape) - 2], tf.int32)], axis=0))
-    return tf.where(valid, values, tf.zeros_like(values))
-
-
-def _masked_mean(values: Any, lengths: Any) -> Any:
-    """Return the mean of `values` [batch, positions] over the valid positions, shape `[batch]`."""
-    if lengths is None:
-        return tf.reduce_mean(values, axis=1)
-    count = tf.clip_by_value(
-        tf.reshape(tf.cast(lengths, values.dtype), [-1]), 1.0, tf.cast(tf.shape(values)[1], values.dtype)
-    )
-    return tf.reduce_sum(_masked(values, lengths), axis=1) / count

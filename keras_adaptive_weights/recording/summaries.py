@@ -27,6 +27,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Action, Decision, Observation, Reason
 from keras_adaptive_weights.deciding.printable import LONGEST_NOTE, printable
+from keras_adaptive_weights.deciding.term_names import weight_name
 from keras_adaptive_weights.journal.backlog import Backlog, Note
 from keras_adaptive_weights.journal.continuation import let_go, take_over
 from keras_adaptive_weights.recording.event_files import Kept, take_back, wait_for_a_later_name
@@ -81,7 +82,7 @@ class TensorBoardObserver:
         run: str = "",
     ) -> None:
         self.run = run
-        self._weight_tag = f"{term.removesuffix('_loss')}_weight"
+        self._weight_tag = weight_name(term)
         self._config = config
         self._base_weight = base_weight
         self._update_freq = update_freq

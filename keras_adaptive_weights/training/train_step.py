@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_adaptive_weights.deciding.health import SCALE_STEPS
 from keras_adaptive_weights.losses.composite import CompositeLoss
 from keras_adaptive_weights.losses.keras_losses import from_compile, has_adaptive_weights
 from keras_adaptive_weights.runtime.distribution import (
@@ -280,7 +281,7 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         """Return the weighted sum of the terms and of the model's own additional losses, divided by replicas."""
         if not isinstance(self.loss, CompositeLoss):
             return _with_training_if_taken(super().compute_loss, x, y, y_pred, sample_weight, training)
-        total, terms = self.loss.evaluate(y, y_pred, sample_weight)
+        total, terms, _ = self.loss.evaluate(y, y_pred, sample_weight)
         if (telemetry := getattr(self, "_telemetry", None)) is not None:
             telemetry.terms = terms
         if self.losses:
@@ -415,8 +416,9 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         if not isinstance(self.loss, CompositeLoss) or self.loss.max_loss_spike_threshold is None:
             return
         average, steps = tf.unstack(self.loss.total_average)
-        rate = tf.maximum(self.loss.loss_smoothing_factor, 1.0 / (steps + 1.0))
-        change = tf.stack([rate * (tf.cast(total * dampening, average.dtype) - average), tf.ones_like(steps)])
+        rate = tf.maximum(self.loss.loss_smoothing_factor, 1.0 / (tf.maximum(steps, 0.0) + 1.0))
+        more = tf.where(total < 0.0, -SCALE_STEPS - steps, 1.0)
+        change = tf.stack([rate * (tf.cast(total * dampening, average.dtype) - average), more])
         self.loss.total_average.assign_add(tf.where(finite, change, tf.zeros_like(change)))
 
 

@@ -63,6 +63,19 @@ def test_a_bad_weight_is_refused(weight):
         LossTerm(squared, weight)
 
 
+@pytest.mark.parametrize("weight", [np.float32(0.5), np.float64(0.5), np.float16(0.5), np.int64(2), np.uint8(2)])
+def test_a_weight_of_numpy_is_a_number(weight):
+    term = LossTerm(squared, weight)
+    assert type(term.weight) in (int, float)
+    assert term.weight == weight
+
+
+@pytest.mark.parametrize("make", [tf.Variable, tf.constant, keras.Variable])
+def test_a_variable_is_told_what_to_write_instead(make):
+    with pytest.raises(TypeError, match=r"LossTerm: argument `weight`.*Write `weight=AdaptiveWeight\(\.\.\.\)`"):
+        LossTerm(squared, make(0.5))
+
+
 @pytest.mark.parametrize("weight", [0.0, 0, 3, 1e9])
 def test_a_fixed_weight_is_taken(weight):
     assert LossTerm(squared, weight).weight_tensor == weight
@@ -71,6 +84,15 @@ def test_a_fixed_weight_is_taken(weight):
 def test_what_cannot_be_called_is_refused():
     with pytest.raises(TypeError, match=r"LossTerm: argument `fn` must be callable\. Received: fn=3\."):
         LossTerm(3)
+    with pytest.raises(TypeError, match=r"fn='mse'\. Write `fn=keras\.losses\.get\('mse'\)`"):
+        LossTerm("mse")
+    with pytest.raises(TypeError, match=r"LossTerm: argument `measures` must be callable"):
+        LossTerm(squared, measures=[True])
+
+
+def test_a_composite_loss_is_no_term():
+    with pytest.raises(TypeError, match=r"Received: a CompositeLoss\. Write its terms into the outer one"):
+        LossTerm(two_terms())
 
 
 def test_one_key_as_a_text_is_refused():
@@ -231,12 +253,12 @@ def test_no_term_at_all_is_an_error_that_lists_the_keys():
         two_terms()(np.ones((2, 3)), np.ones((2, 3)))
 
 
-def test_structures_other_than_dictionaries_and_integers_are_taken():
+def test_structures_other_than_dictionaries_are_taken():
     def fn(y_true, y_pred):
         return tf.reduce_mean(tf.abs(y_true[0] - y_pred[1]), axis=1)
 
     loss = CompositeLoss({"x_loss": LossTerm(fn)})
-    got = loss([np.array([[1, 2]])], (np.zeros(1), np.array([[0.5, 0.0]])))
+    got = loss([np.array([[1.0, 2.0]])], (np.zeros(1), np.array([[0.5, 0.0]])))
     assert got.numpy() == pytest.approx(1.25)
 
 
@@ -281,7 +303,17 @@ def test_the_dtype_is_that_of_the_computation(dtype):
 def test_half_precision_is_enough_for_no_length(dtype):
     """301 is 300 in bfloat16."""
     length = CompositeLoss({"x_loss": LossTerm(lambda t, p: t["n"] + 0.0 * p["n"])}, dtype=dtype)
-    assert float(length({"n": np.array([2049])}, {"n": np.array([0.0])})) == 2049.0
+    assert float(length({"n": np.array([2049.0])}, {"n": np.array([0.0])})) == 2049.0
+
+
+def test_dampening_is_asked_for():
+    assert two_terms().max_loss_spike_threshold is None
+    assert (
+        CompositeLoss.from_config({**two_terms().get_config(), "max_loss_spike_threshold": 2.0}).get_config()[
+            "max_loss_spike_threshold"
+        ]
+        == 2.0
+    ), "as models of earlier versions have it"
 
 
 # --- serialisation and checkpoints --------------------------------------------------------------------------

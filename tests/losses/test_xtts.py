@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_adaptive_weights import AdaptiveWeightConfig, TrainingConfig, XTTSConfig, XTTSLoss
+from keras_adaptive_weights import AdaptiveWeight, AdaptiveWeightConfig, TrainingConfig, XTTSConfig, XTTSLoss
 
 B, T, M, D, N = 3, 7, 5, 7, 4
 TERMS = ("mel_loss", "stop_loss", "attention_loss", "duration_loss", "pitch_loss", "energy_loss")
@@ -420,8 +420,109 @@ def test_a_key_in_the_wrong_structure_is_refused_by_name(key):
 def test_text_where_numbers_belong_is_refused():
     y_true, y_pred = batch("none")
     y_true["mel_target"] = np.full((B, T, M), "loud")
-    with pytest.raises((ValueError, TypeError)):
+    with pytest.raises(
+        ValueError, match=r"must be numbers of shape \[batch, frames, bands\]\. Received: string \(3, 7, 5\)"
+    ):
         XTTSLoss()(y_true, y_pred)
+
+
+# --- as other people's models have them -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["int32", "uint8", "bool", "float16", "float64"])
+def test_labels_and_lengths_of_any_type_are_taken(kind):
+    y_true, y_pred = batch("full")
+    expected = float(XTTSLoss()(y_true, y_pred))
+    y_true["stop_target"] = y_true["stop_target"].astype(kind)
+    if kind != "bool":
+        for key in ("duration_target", "mel_lengths", "text_lengths"):
+            y_true[key] = y_true[key].astype(kind)
+    assert float(XTTSLoss()(y_true, y_pred)) == pytest.approx(expected)
+
+
+def test_probabilities_in_place_of_logits():
+    y_true, y_pred = batch()
+    expected = XTTSLoss().evaluate(y_true, y_pred).terms["stop_loss"]
+    y_pred["stop_tokens"] = 1.0 / (1.0 + np.exp(-y_pred["stop_tokens"]))
+    got = XTTSLoss(stop_from_logits=False).evaluate(y_true, y_pred).terms["stop_loss"]
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_the_stop_loss_of_a_wrong_certainty_is_finite_and_so_are_its_gradients(probability):
+    output = tf.Variable([[probability, probability]])
+    with tf.GradientTape() as tape:
+        loss = XTTSLoss(stop_from_logits=False)({"stop_target": np.array([[0.0, 1.0]])}, {"stop_tokens": output})
+    assert float(loss) == pytest.approx(-math.log(1e-7) * (1.0 if probability else 5.0) / 2, rel=0.02)
+    assert np.isfinite(tape.gradient(loss, output)).all()
+
+
+def test_of_several_heads_the_mean_counts():
+    y_true, y_pred = batch()
+    heads = np.stack([y_pred["attention_weights"], y_pred["attention_weights"][:, ::-1]], axis=1)
+    y_pred["attention_weights"] = heads.mean(1)
+    expected = XTTSLoss().evaluate(y_true, y_pred).terms["attention_loss"]
+    got = XTTSLoss().evaluate(y_true, {**y_pred, "attention_weights": heads}).terms["attention_loss"]
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("weights", [np.ones((B, N)), [np.ones((B, D, N))] * 2, np.ones((1, 2, 3, D, N))])
+def test_attention_of_another_shape_is_refused(weights):
+    with pytest.raises(ValueError, match=r"'attention_weights' must have shape \[batch, decoder steps, tokens\] or"):
+        XTTSLoss()({}, {"attention_weights": weights})
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_stop_tokens_of_decoder_steps_have_lengths_in_steps(graph):
+    """Two frames a step: of 7, 3 and 5 frames there are 4, 2 and 3 steps; in padding the worst token costs nothing."""
+    y_true, y_pred = batch()
+    steps = np.array([4, 2, 3])
+    y_true["stop_target"] = np.zeros((B, 4))
+    y_pred["stop_tokens"] = np.where(np.arange(4)[None] < steps[:, None], -20.0, 20.0)
+    loss = tf.function(XTTSLoss(reduction="none").evaluate) if graph else XTTSLoss(reduction="none").evaluate
+    np.testing.assert_allclose(loss(y_true, y_pred).terms["stop_loss"], np.zeros(B), atol=1e-6)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("key", ["pitch", "energy"])
+def test_pitch_and_energy_of_tokens_have_lengths_in_tokens(key, graph):
+    y_true, y_pred = batch()
+    tokens = y_true["text_lengths"]
+    y_true[f"{key}_target"] = np.zeros((B, N))
+    y_pred[f"{key}_output"] = np.where(np.arange(N)[None] < tokens[:, None], 2.0, 1e6)
+    loss = XTTSLoss(reduction="none").evaluate
+    if graph:
+        specs = [
+            {name: tf.TensorSpec([None, None, *np.shape(value)[2:]][: np.ndim(value)]) for name, value in part.items()}
+            for part in (y_true, y_pred)
+        ]
+        loss = tf.function(loss, input_signature=specs)
+        y_true, y_pred = ({n: tf.constant(v, tf.float32) for n, v in part.items()} for part in (y_true, y_pred))
+    np.testing.assert_allclose(loss(y_true, y_pred).terms[f"{key}_loss"], [4.0] * B)
+
+
+@pytest.mark.parametrize("which", [["mel_output"], ["mel_target", "mel_output"]])
+def test_a_mel_with_the_bands_first_is_told_what_to_write(which):
+    loss = XTTSLoss()
+    shapes = {name: (None, M, None) if name in which else (None, None, M) for name in ("mel_target", "mel_output")}
+
+    specs = [{name: tf.TensorSpec(shapes[name])} for name in shapes]
+    with pytest.raises(ValueError, match=r"Write `keras\.ops\.swapaxes\(mel, 1, 2\)`"):
+        tf.function(loss).get_concrete_function(*specs)
+
+
+def test_samples_without_a_frame_are_no_losses_of_zero():
+    y_true, y_pred = batch("empty")
+    got = XTTSLoss(dtype="float64").evaluate(y_true, y_pred)
+    for name in ("mel_loss", "stop_loss", "duration_loss", "pitch_loss", "energy_loss"):
+        assert float(got.terms[name]) == pytest.approx(np.mean(NUMPY[name](y_true, y_pred)[1:])), name
+    y_true["mel_lengths"] = np.zeros(B)
+    measured = XTTSLoss().evaluate(y_true, y_pred).measured
+    assert {name for name, there in measured.items() if there} == {"duration_loss"}
+
+
+def test_attention_alone_needs_no_targets():
+    assert float(XTTSLoss()(None, {"attention_weights": np.eye(N)[None]})) == pytest.approx(0.0, abs=1e-6)
 
 
 # --- arguments ----------------------------------------------------------------------------------------------
@@ -445,6 +546,7 @@ def test_text_where_numbers_belong_is_refused():
         "stop_positive_weight": (0.0, -1.0, math.nan, "1", None),
         "reduction": ("average",),
         "config": ({"enabled": True}, 3),
+        "stop_from_logits": (1, None, "yes"),
     }.items(),
 )
 def test_bad_arguments_are_refused(name, values):
@@ -452,6 +554,15 @@ def test_bad_arguments_are_refused(name, values):
         with pytest.raises((TypeError, ValueError)) as refusal:
             XTTSLoss(**{name: value})
         assert str(value) in str(refusal.value)
+        assert name in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"mel_loss_weight": XTTSConfig()}, {"config": XTTSConfig()}, {"config": TrainingConfig()}]
+)
+def test_the_guides_configuration_is_told_what_to_write(arguments):
+    with pytest.raises(TypeError, match=r"Write `XTTSLoss\.from_training_config\("):
+        XTTSLoss(**arguments)
 
 
 def test_settings_given_twice_are_refused():
@@ -501,6 +612,7 @@ def test_the_configuration_survives_json():
         mel_loss="l1",
         huber_delta=0.4,
         stop_positive_weight=2.0,
+        stop_from_logits=False,
         reduction="sum",
         name="speech",
         dtype="float64",
@@ -512,6 +624,21 @@ def test_the_configuration_survives_json():
     assert again.mel_weight.config == loss.mel_weight.config
     assert again.mel_weight is not loss.mel_weight
     np.testing.assert_allclose(again(*batch()), loss(*batch()), rtol=1e-12)
+
+
+def test_a_second_adaptive_weight_survives_json():
+    loss = XTTSLoss(
+        stop_loss_weight=AdaptiveWeight(1.5, AdaptiveWeightConfig(warmup_steps=3)), huber_delta=np.float32(2)
+    )
+    again = keras.losses.deserialize(json.loads(json.dumps(keras.losses.serialize(loss))))
+    assert list(again.adaptive_weights) == ["mel_loss", "stop_loss"]
+    assert again.get_config() == loss.get_config()
+
+
+def test_a_configuration_of_an_earlier_version_loads():
+    config = XTTSLoss().get_config()
+    del config["stop_from_logits"]
+    assert XTTSLoss.from_config(config).get_config() == XTTSLoss().get_config()
 
 
 def test_every_argument_is_in_the_configuration():
