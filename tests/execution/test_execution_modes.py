@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import checks
 import matrix
 import modes
+import processes
 import pytest
+import two_processes
 
 FOLDER = Path(__file__).parent
 
@@ -29,24 +29,17 @@ def test_one_device(mode):
     assert wrong == []
 
 
-@pytest.mark.timeout(660)  # a minute, but ten times that beside other work
-@pytest.mark.parametrize(
-    "command",
-    [["matrix.py", "--quick", "--only", "two replicas"], ["two_processes.py", "--quick"]],
-    ids=["two replicas", "two processes"],
-)
-def test_replicas_and_processes(command):
-    """Devices are split, and clusters joined, before TensorFlow begins: in processes of their own."""
-    done = subprocess.run(
-        [sys.executable, FOLDER / command[0], *command[1:]],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
-        check=False,
-    )
+def test_two_replicas():
+    """Devices are split before TensorFlow begins: in a process of its own."""
+    done = processes.run([sys.executable, FOLDER / "matrix.py", "--quick", "--only", "two replicas"])
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "| 2 |" in done.stdout
+
+
+def test_two_processes(capsys):
+    """And what both can do for each other, which `two_processes.py` says."""
+    assert two_processes.main(["--quick"], start=processes.Program) == 0, capsys.readouterr()
+    assert "| 2 |" in capsys.readouterr().out
 
 
 def test_a_deviation_is_noticed():

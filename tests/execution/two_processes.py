@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import pickle
+import subprocess
 import sys
 import tempfile
 import threading
@@ -66,7 +67,7 @@ def work(folder, *, quick):
         if index == 0:
             print(f"{len(runs)} {mode}", flush=True)
     outcome = Outcome(runs, *ask(folder, index, strategy), *recover(folder, index, strategy))
-    (folder / f"worker-{index}").write_bytes(pickle.dumps(outcome))
+    (folder / f"worker-{index}").write_bytes(pickle.dumps(tuple(outcome)))
 
 
 def ask(folder, index, strategy):
@@ -142,7 +143,7 @@ def compare(folder, *, quick):
     import checks
     import numpy as np
 
-    chief, other = found = [pickle.loads((folder / f"worker-{index}").read_bytes()) for index in range(2)]
+    chief, other = found = [Outcome(*pickle.loads((folder / f"worker-{i}").read_bytes())) for i in range(2)]
     results, wrong = [], []
     for mode, one, two in zip(chosen(quick=quick), chief.runs, other.runs, strict=True):
         results.append((mode, checks.check(mode, one)))
@@ -183,7 +184,7 @@ def compare_recoveries(folder, chief, other):
     return wrong
 
 
-def main(arguments=None):
+def main(arguments=None, start=subprocess.Popen):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two modes instead of eight")
     parser.add_argument("--work-in", type=Path, help=argparse.SUPPRESS)
@@ -197,7 +198,7 @@ def main(arguments=None):
 
     with tempfile.TemporaryDirectory() as folder:
         command = [__file__, "--work-in", folder, *(["--quick"] if options.quick else [])]
-        with started(command) as processes:
+        with started(command, start=start) as processes:
             codes, texts = outputs(processes, TIMEOUT)
         if codes != [0, 0]:
             print(*(text[-4000:] for text in texts), f"the workers ended with {codes}", sep="\n", file=sys.stderr)

@@ -21,29 +21,24 @@ def free_ports(count):
 
 
 @contextlib.contextmanager
-def started(command, count=2):
-    """Start `python *command` as each of several workers, and end at the latest with the block those that still run."""
+def started(command, count=2, start=subprocess.Popen):
+    """Start `python *command` as each of several workers, and end at the latest with the block those that still run.
+
+    Args:
+        command: A script and its arguments.
+        count: Number of workers.
+        start: Starts a process: `subprocess.Popen`, or what is called and behaves as it does.
+    """
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(count)]}
     processes = []
-    try:
+    with contextlib.ExitStack() as stack:
         for index in range(count):
             config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
             environment = {**os.environ, "TF_CONFIG": config, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"}
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, *command],
-                    env=environment,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                )
-            )
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+            processes.append(stack.enter_context(start([sys.executable, *command], env=environment, **pipes)))
+            stack.callback(processes[-1].kill)
         yield processes
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-            process.stdout.close()
 
 
 def outputs(processes, timeout):

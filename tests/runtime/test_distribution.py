@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 import workers
@@ -28,14 +27,7 @@ SECONDS = 240
 @pytest.fixture(scope="module")
 def over_replicas():
     """What plain Keras and we say on two replicas, by case."""
-    done = subprocess.run(
-        [sys.executable, FOLDER / "plain_keras.py", "replicas"],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
-        check=False,
-    )
+    done = processes.run([sys.executable, FOLDER / "plain_keras.py", "replicas"], timeout=SECONDS)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -43,8 +35,9 @@ def over_replicas():
 @pytest.fixture(scope="module")
 def over_workers():
     """What plain Keras and we say in each of two processes, by case."""
-    with workers.started([str(FOLDER / "plain_keras.py"), "workers"]) as processes:
-        codes, texts = workers.outputs(processes, SECONDS)
+    command = [str(FOLDER / "plain_keras.py"), "workers"]
+    with workers.started(command, start=processes.Program) as both:
+        codes, texts = workers.outputs(both, SECONDS)
     assert codes == [0, 0], texts[0][-3000:] + texts[1][-3000:]
     return [next(json.loads(line) for line in text.splitlines() if line.startswith("{")) for text in texts]
 

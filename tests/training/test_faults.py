@@ -10,7 +10,6 @@ import math
 import os
 import pathlib
 import signal
-import subprocess
 import sys
 import textwrap
 import threading
@@ -23,6 +22,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from given_losses import QUICK, RISING, error_to_target, fit, make_model
+from processes import Program
 from small_training import batches, make_loss, values_of
 from small_training import fit as fit_batches
 from small_training import make_model as make_training_model
@@ -156,17 +156,10 @@ def run_and_signal(number, folder, setup="", action="pass", more=0):
         action=action,
         more=more,
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(pathlib.Path(kaw.__file__).parents[1])])}
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-    )  # fmt: skip
-    try:
+    with Program([sys.executable, "-c", textwrap.dedent(script)]) as process:
         assert process.stdout.readline().strip() == "ready", process.stderr.read()
         process.send_signal(number)
         out, err = process.communicate(timeout=120)
-    finally:
-        process.kill()
     return process.returncode, out, err
 
 

@@ -8,7 +8,6 @@ import logging
 import math
 import pickle
 import shutil
-import subprocess
 import sys
 import textwrap
 import zipfile
@@ -16,6 +15,7 @@ import zipfile
 import h5py
 import keras
 import numpy as np
+import processes
 import pytest
 from small_training import batches, fit, make_loss, make_model, values_of
 
@@ -88,7 +88,7 @@ def test_a_model_file_is_read_by_a_process_that_only_imports_the_package(tmp_pat
         print(type(model).__name__, model.loss.mel_weight.step_count)
     """
     command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "model.keras")]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    result = processes.run(command)
     assert result.stdout.split() == ["StableModel", "12"], result.stderr[-2000:]
 
 
