@@ -6,13 +6,14 @@ would see its last step only. Float64 holds float32 values and step counts exact
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_adaptive_weights.deciding.config import FLOAT32_MAX
 from keras_adaptive_weights.losses.composite import CompositeLoss
 from keras_adaptive_weights.runtime.conditional_writes import in_xla
 from keras_adaptive_weights.runtime.distribution import replicas, within_replica
@@ -20,6 +21,8 @@ from keras_adaptive_weights.runtime.distribution import replicas, within_replica
 REQUESTS = ("disable", "enable", "rollback", "reset")
 """What may be asked for by hand for each adaptive weight, in the order of its columns."""
 _FIXED_COLUMNS = 6  # count, total, gradient norm, dampening, index of what is not finite, skipped by loss scaling only
+_SMALLEST_SQUARE = 1e-30
+"""Of a smaller sum of squares a float32 may have lost the most."""
 _SHORT = 2**12
 """Elements up to which XLA takes a product of a gradient with itself: one operation in place of four."""
 _ROW = 256
@@ -198,7 +201,7 @@ class Telemetry:
 
     def _culprit(self, index: int) -> str:
         places = (*self.active, "total_loss", *(f"gradient of {name}" for name in self.variable_names))
-        return places[index] if index < len(places) else "gradient norm"
+        return places[index]
 
 
 class StepMetrics(keras.metrics.Metric):
@@ -291,7 +294,9 @@ def _nan_where(condition: Any, value: Any) -> Any:
     return tf.where(condition, tf.constant(np.nan, dtype), value) if dtype.is_floating else value
 
 
-def first_non_finite(terms: dict[str, Any], total: Any, gradients: list[Any], scale: Any) -> tuple[Any, Any, Any]:
+def first_non_finite(
+    terms: dict[str, Any], total: Any, gradients: list[Any], scale: Any, variables: Sequence[Any] = ()
+) -> tuple[Any, Any, Any]:
     """Measure the gradients and find the first thing that is not finite.
 
     Args:
@@ -299,22 +304,65 @@ def first_non_finite(terms: dict[str, Any], total: Any, gradients: list[Any], sc
         total: Total loss, a scalar.
         gradients: Gradients, scaled by `scale`; None where a variable has none.
         scale: Loss scale of mixed precision.
+        variables: Those that the gradients belong to. Where one is to be overwritten with its gradient, as scales of
+            float8 are, that is a value and no gradient: it must be finite, and is no part of the norm.
 
     Returns:
-        The global norm of the unscaled gradients; whether everything is finite; and the index of the first non-finite
-        value among terms, total, each gradient, and the norm itself (its square may overflow), -1 where there is none.
+        The global norm of the unscaled gradients, each summed where it has an index several times, as a float32 (the
+        largest there is for more than that, NaN where not everything is finite); whether everything is finite; and the
+        index of the first non-finite value among terms, total and each gradient, -1 where there is none.
     """
-    halves = [tf.zeros(()) if g is None else _half_squared_norm(g) for g in gradients]
-    squared = 2.0 * (tf.add_n(halves) if halves else tf.zeros(()))
-    values = [*(tf.cast(v, tf.float32) for v in terms.values()), tf.cast(total, tf.float32), *halves, squared]
-    good = tf.math.is_finite(tf.stack(values))
-    finite = tf.reduce_all(good)
-    index = tf.where(finite, -1, tf.argmin(tf.cast(good, tf.int32), output_type=tf.int32))
-    return tf.sqrt(squared) / scale, finite, index
+    values = [None if g is None else _values(g) for g in gradients]
+    others = [total, *terms.values(), *(v for v in values if v is not None)]
+    dtype = tf.float64 if any(value.dtype == tf.float64 for value in others) else tf.float32
+    values = [None if value is None else tf.cast(value, dtype) for value in values]
+    whole = {i for i, v in enumerate(variables) if getattr(v, "overwrite_with_gradient", False)}
+    proper = [value for i, value in enumerate(values) if value is not None and i not in whole]
+    halves = [
+        tf.zeros((), dtype) if value is None else _zero_if_finite(value) if i in whole else _half_squared_norm(value)
+        for i, value in enumerate(values)
+    ]
+    losses = [tf.cast(value, dtype) for value in (*terms.values(), total)]
+    squared = 2.0 * (tf.add_n(halves) if halves else tf.zeros((), dtype))
+    exact = tf.logical_and(tf.reduce_all(tf.math.is_finite(tf.stack([*losses, squared]))), squared > _SMALLEST_SQUARE)
+
+    def one_by_one() -> tuple[Any, Any]:
+        """Tell what is not finite from a square that is too large or too small for its type."""
+        checks = [tf.zeros((), dtype) if value is None else _zero_if_finite(value) for value in values]
+        good = tf.math.is_finite(tf.stack([*losses, *checks]))
+        index = tf.where(tf.reduce_all(good), -1, tf.argmin(tf.cast(good, tf.int32), output_type=tf.int32))
+        return tf.where(index < 0, _norm_of_any_size(proper, scale), np.nan), index
+
+    scale = tf.cast(scale, dtype)
+    norm, index = tf.cond(exact, lambda: (tf.sqrt(squared) / scale, tf.constant(-1)), one_by_one)
+    if dtype == tf.float64:
+        norm = tf.where(norm > FLOAT32_MAX, tf.constant(FLOAT32_MAX, dtype), norm)
+    return tf.cast(norm, tf.float32), index < 0, index
 
 
-def _half_squared_norm(gradient: Any) -> Any:
-    values = tf.cast(gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient, tf.float32)
+def _values(gradient: Any) -> Any:
+    """Return a gradient as one real tensor, in which each index of slices is there once."""
+    if isinstance(gradient, tf.IndexedSlices):
+        indices, places = tf.unique(gradient.indices)
+        gradient = tf.math.unsorted_segment_sum(gradient.values, places, tf.shape(indices)[0])
+    return tf.abs(gradient) if gradient.dtype.is_complex else gradient
+
+
+def _zero_if_finite(values: Any) -> Any:
+    return tf.where(tf.reduce_all(tf.math.is_finite(values)), tf.zeros((), values.dtype), np.nan)
+
+
+def _norm_of_any_size(gradients: Sequence[Any], scale: Any) -> Any:
+    """Return the global norm of finite gradients whose squares are beyond their type."""
+    if not gradients:
+        return tf.zeros_like(scale)
+    largest = tf.reduce_max(tf.stack([tf.reduce_max(tf.abs(gradient)) for gradient in gradients]))
+    largest = tf.maximum(largest, 0.0)  # of an empty gradient it is -inf
+    squared = tf.add_n([2.0 * _half_squared_norm(tf.math.divide_no_nan(gradient, largest)) for gradient in gradients])
+    return tf.minimum(largest / scale * tf.sqrt(squared), FLOAT32_MAX)
+
+
+def _half_squared_norm(values: Any) -> Any:
     size = values.shape.num_elements()
     if not size or not in_xla():
         return tf.nn.l2_loss(values)
@@ -322,7 +370,7 @@ def _half_squared_norm(gradient: Any) -> Any:
     squared = []
     if in_rows:
         rows = tf.square(tf.reshape(flat[:in_rows], [-1, _ROW]))
-        squared.append(tf.reduce_sum(tf.matmul(rows, tf.ones([_ROW, 1]))))
+        squared.append(tf.reduce_sum(tf.matmul(rows, tf.ones([_ROW, 1], rows.dtype))))
     if in_rows < size:
         rest = tf.reshape(flat[in_rows:], [1, -1])
         squared.append(tf.reshape(tf.matmul(rest, rest, transpose_b=True), []))

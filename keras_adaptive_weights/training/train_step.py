@@ -230,7 +230,12 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         variables, optimizer = self.trainable_variables, self.optimizer
         self._telemetry.variable_names = [variable.path for variable in variables]
         gradients = sum_gradients(gradients)
-        norm, finite, bad = first_non_finite(measured.terms, measured.total, gradients, self._gradient_scale())
+        if (count := self.distribute_strategy.num_replicas_in_sync) > 1:  # values to overwrite a variable with
+            whole = [getattr(variable, "overwrite_with_gradient", False) for variable in variables]
+            gradients = [g if g is None or not w else g / count for g, w in zip(gradients, whole, strict=True)]
+        norm, finite, bad = first_non_finite(
+            measured.terms, measured.total, gradients, self._gradient_scale(), variables
+        )
         scaling = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         x, y, y_pred, sample_weight = measured.batch
         tracker, *others = _keras_metrics(self)
