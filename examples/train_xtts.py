@@ -100,6 +100,7 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     compile_model(model, options, plan)
     held_out = batches.validation(validation)
     first = model.evaluate(held_out, verbose=0, return_dict=True)  # it also builds the model
+    model.optimizer.build(model.trainable_variables)  # else Keras traces the train step twice, which takes seconds
     done = resume(model, options.log_dir / CHECKPOINT, plan) if options.resume else 0
     if done:
         print(f"resumed after step {done}")

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import train_xtts
 import verify
+from processes import Program
 from xtts_demo.clips import DataError
 from xtts_demo.options import Plan
 from xtts_demo.resume import CHECKPOINT, Checkpoint, resume
@@ -26,7 +26,7 @@ sys.path.insert(0, {str(Path(train_xtts.__file__).parent)!r})
 import train_xtts
 import keras_adaptive_weights as kaw
 from xtts_demo import model
-model.XTTSModel = functools.partial(model.XTTSModel, width=32, heads=2, encoder_blocks=1, decoder_blocks=1)
+model.XTTSModel = functools.partial(model.XTTSModel, width=32, heads=2, encoder_blocks=0, decoder_blocks=1)
 quick = kaw.AdaptiveWeightConfig(warmup_steps=10, cooling_period=6, min_stable_steps=3, loss_smoothing_factor=0.4,
                                  variance_threshold=5.0, significance=1.0, reference_steps=20)
 kaw.XTTSLoss = functools.partial(kaw.XTTSLoss, config=quick)
@@ -39,7 +39,7 @@ def start(folder, *more):
     arguments = ["--log-dir", folder / "run", "--cache-dir", folder / "cache", "--max-clips", "40", "--batch-size", "4"]
     arguments += ["--steps", EPOCH * EPOCHS, "--epochs", EPOCHS, "--steps-per-execution", EXECUTION, "--quiet", *more]
     command = [sys.executable, "-c", NARROW, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Program(command)
 
 
 def lines_of(folder):
@@ -82,14 +82,14 @@ def check_replay(folder):
 def test_a_run_that_was_killed_goes_on_and_is_decided_again_exactly(tmp_path):
     """`kill -9` in the second epoch: the same command goes on from the end of the first, in the same journal."""
     fault = ("--inject", f"nan@{2 * EPOCH + 5}")
-    process = start(tmp_path, *fault)
-    kill_after(KILL_AFTER, process, tmp_path)
-    assert process.returncode == -signal.SIGKILL
+    with start(tmp_path, *fault) as process:
+        kill_after(KILL_AFTER, process, tmp_path)
+        assert process.returncode == -signal.SIGKILL
     check_replay(tmp_path)
     reached = max(line["step"] for line in lines_of(tmp_path) if line["kind"] == "step")
 
-    process = start(tmp_path, *fault, "--resume")
-    out, err = process.communicate(timeout=200)
+    with start(tmp_path, *fault, "--resume") as process:
+        out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     resumed = int(out.partition("resumed after step ")[2].split()[0])
     assert resumed in (EPOCH, 2 * EPOCH)
