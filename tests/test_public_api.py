@@ -61,6 +61,7 @@ NEEDS_TENSORFLOW = {
     "keras_adaptive_weights.training.stable",
     "keras_adaptive_weights.training.telemetry",
     "keras_adaptive_weights.runtime.train_function",
+    "keras_adaptive_weights.runtime.written_variables",
     "keras_adaptive_weights.training.train_step",
     "keras_adaptive_weights.training.worker_requests",
     "keras_adaptive_weights.losses.per_sample",

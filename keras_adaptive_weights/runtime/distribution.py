@@ -69,7 +69,13 @@ def on_every_replica(
         restore = (lambda: [variable.assign(value) for variable, value in otherwise]) if otherwise else None
         fn() if finite is None else run_where(finite, fn, restore)
         return
-    variables, values = [variable.value for variable, _ in otherwise], [value for _, value in otherwise]
+    variables, values = [], []
+    for variable, value in otherwise:
+        if variable.value.synchronization == tf.VariableSynchronization.ON_READ:  # a metric: a part on every replica
+            variable.assign(tf.where(finite, variable, value))
+        else:
+            variables.append(variable.value)
+            values.append(value)
 
     def across(strategy: Any, fns: Any, values: Any, *finite: Any) -> None:
         def apply() -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_adaptive_weights.runtime.written_variables import TracedAgain
+
 
 def can_make_train_function(model: keras.Model) -> bool:
     """Whether a compiled model can have such a function: in a graph, on one replica, with one step in each round."""
@@ -43,7 +45,9 @@ def make_train_function(
     def on_device(batch: Any) -> Any:
         return strategy.run(step, args=(batch,))
 
-    traced = tf.function(on_device, autograph=False, reduce_retracing=True, jit_compile=model.jit_compile)
+    traced = TracedAgain(
+        lambda: tf.function(on_device, autograph=False, reduce_retracing=True, jit_compile=model.jit_compile)
+    )
 
     def one_step(batch: Any) -> Any:
         return traced(keras.tree.map_structure(_none_if_optional, batch))

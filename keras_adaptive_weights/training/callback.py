@@ -25,7 +25,7 @@ from keras_adaptive_weights.recording.record import RunRecord
 from keras_adaptive_weights.recording.summaries import TensorBoardObserver
 from keras_adaptive_weights.runtime.distribution import is_chief, several_workers
 from keras_adaptive_weights.training.checkpoints import callbacks_of_this_fit
-from keras_adaptive_weights.training.fit_needs import find_weight, refuse_twins
+from keras_adaptive_weights.training.fit_needs import find_weight, refuse_mute_step, refuse_twins
 from keras_adaptive_weights.training.recovery import Guard, ModelRecovery
 from keras_adaptive_weights.training.telemetry import StepRow
 from keras_adaptive_weights.training.worker_requests import WorkerRequests
@@ -195,6 +195,7 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Take one decision on the steps of the execution that just ended, and look after the model."""
         del batch, logs
+        refuse_mute_step(type(self).__name__, self.model)
         self._catch_up()
         for request in self._control.poll() if self._control else ():
             self._ask(request.action, request.note)

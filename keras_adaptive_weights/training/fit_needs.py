@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
 from keras_adaptive_weights.losses.composite import CompositeLoss
+from keras_adaptive_weights.training.skip_watch import without_telemetry
 from keras_adaptive_weights.training.train_step import StableTrainStepMixin
 
 
@@ -51,6 +52,16 @@ def find_weight(owner: str, model: Any, term: str) -> AdaptiveWeight:
             f"`LossTerm(fn, weight=AdaptiveWeight({weight!r}))` to let it adapt."
         )
     return weight
+
+
+def refuse_mute_step(owner: str, model: Any) -> None:
+    """Refuse a train step of the model's own that ran and left nothing to decide on.
+
+    Raises:
+        ValueError: It is one.
+    """
+    if mute := without_telemetry(model):
+        raise ValueError(f"{owner} has nothing to decide on. {mute}")
 
 
 def refuse_twins(callback: _Recorder, all_of_them: Iterable[_Recorder]) -> None:

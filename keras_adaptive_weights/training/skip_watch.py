@@ -29,16 +29,26 @@ class SkipWatch(keras.callbacks.Callback):
         super().__init__()
         self._others = others
         self._steps = 0
+        self._first: int | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Count from here on."""
         del logs
-        self._steps = self.model.telemetry.count
-        self.model.telemetry.take_skips()
+        if not self.model.telemetry.shown:
+            self._steps = self.model.telemetry.count
+            self.model.telemetry.take_skips()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Note the first epoch."""
+        del logs
+        self._first = epoch if self._first is None else self._first
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Warn, and make the others forget, before they look at the logs of this epoch."""
-        self._warn(epoch)
+        if not self.model.telemetry.shown:
+            self._warn(epoch)
+        if epoch == self._first and (mute := without_telemetry(self.model)):
+            warnings.warn(mute, RuntimeWarning, stacklevel=2)
         for callback in self._others:
             if isinstance(callback, _KEEP_A_BEST) and _is_nan(callback.best):
                 now = (logs or {}).get(callback.monitor)
@@ -80,6 +90,18 @@ def watching_skips(model: keras.Model, callbacks: Any) -> Iterator[Any]:
         yield callbacks
     finally:
         callbacks.callbacks.remove(watch)
+
+
+def without_telemetry(model: Any) -> str:
+    """Say what is wrong with a train step that ran and left no telemetry; "" where it left some."""
+    if model.telemetry.writes:
+        return ""
+    name = type(model).__name__
+    return (
+        f"{name}.train_step leaves no telemetry: its bad batches are not skipped, and adaptive weights do not see its "
+        f"losses. Write it with `self.remember_state`, `self.measure_losses` and `self.apply_if_finite`, as "
+        "StableTrainStepMixin shows, or take it out."
+    )
 
 
 def _is_nan(value: Any) -> bool:

@@ -17,6 +17,7 @@ from keras_adaptive_weights.deciding.config import FLOAT32_MAX
 from keras_adaptive_weights.losses.composite import CompositeLoss
 from keras_adaptive_weights.runtime.conditional_writes import in_xla
 from keras_adaptive_weights.runtime.distribution import replicas, within_replica
+from keras_adaptive_weights.runtime.written_variables import FoundVariable
 
 REQUESTS = ("disable", "enable", "rollback", "reset")
 """What may be asked for by hand for each adaptive weight, in the order of its columns."""
@@ -72,6 +73,9 @@ class Telemetry:
         variable_names: Names of the trainable variables, set while the train step is traced.
         logs_so_far: Logs of the step that was traced last, if they only show what the metrics hold after it: they can
             as well be made later.
+        built: Whether the model's variables were created before its first step, as far as that is possible.
+        writes: Whether a train step was seen to leave rows.
+        found: Variables that a step writes and the model does not tell of.
         results: What the metrics held when they were asked last.
         handed_out: Returns the ring, one row after the other, as it came along with the logs of the execution that just
             ended. `None` where it did not. Looking into the variable instead takes 50 microseconds.
@@ -87,6 +91,9 @@ class Telemetry:
         self.variable_names: list[str] = []
         self.logs_so_far: dict[str, Any] = {}
         self.results: dict[str, Any] = {}
+        self.found: list[FoundVariable] = []
+        self.built = False
+        self.writes = False
         self.handed_out: Callable[[], list[float]] | None = None
         self.metrics = StepMetrics(loss)
         self.shown = isinstance(loss, CompositeLoss)
@@ -135,6 +142,7 @@ class Telemetry:
         self, terms: dict[str, Any], total: Any, norm: Any, dampening: Any, bad: Any, routine: Any, requests: Any = None
     ) -> None:
         """Add the row of one step, in the graph."""
+        self.writes = True
         dtype = tf.float64 if total.dtype == tf.float64 else tf.float32
         values = [total, norm, dampening, bad, routine, *(terms.get(name, np.nan) for name in self.names)]
         row = tf.cast(tf.stack([tf.cast(value, dtype) for value in values]), tf.float64)  # as few casts

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -28,11 +29,13 @@ from keras_adaptive_weights.runtime.distribution import (
     on_every_replica,
     once,
     read_once,
+    replicas,
     several_workers,
     sum_gradients,
 )
 from keras_adaptive_weights.runtime.packed_logs import PackedLogs
 from keras_adaptive_weights.runtime.train_function import can_make_train_function, make_train_function
+from keras_adaptive_weights.runtime.written_variables import Remembered, build_if_not_traced_again, global_seed_state
 from keras_adaptive_weights.training.model_classes import (
     functional_class,
     is_functional_call,
@@ -88,6 +91,34 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         gradients = tape.gradient(measured.objective, self.trainable_variables)
         return self.apply_if_finite(measured, gradients, before)
     ```
+
+    One of two passes measures twice, here for sharpness-aware minimization: the gradients are those of a place nearby.
+
+    ```python
+    def train_step(self, data):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        before, variables = self.remember_state(), self.trainable_variables
+        here = [tf.convert_to_tensor(variable) for variable in variables]
+        with tf.GradientTape() as tape:
+            measured = self.measure_losses(x, y, self(x, training=True), sample_weight)
+        uphill = tape.gradient(measured.objective, variables)
+        length = 0.05 / tf.linalg.global_norm(uphill)
+        for variable, value, direction in zip(variables, here, uphill):
+            variable.assign(value + length * direction)
+        with tf.GradientTape() as tape:
+            there = self.measure_losses(x, y, self(x, training=True), sample_weight)
+        gradients = tape.gradient(there.objective, variables)
+        for variable, value in zip(variables, here):             # back to where it was, also from a NaN
+            variable.assign(value)
+        return self.apply_if_finite(measured, gradients, before)  # decided on the losses here
+    ```
+
+    Not undone are effects outside variables (files, prints, tables); in eager mode and over several replicas also
+    variables that the model does not tell of: what is neither its weight or metric nor a seed generator of its layers.
+
+    `keras.callbacks.TerminateOnNaN` looks at the mean loss of the epoch so far. That is NaN, and training ends, where
+    an epoch begins with a skipped step; a skipped step after a good one does not end it. To end training after so many
+    skipped steps in a row, use `AdaptiveWeightCallback(max_consecutive_skips=...)`.
     """
 
     train_function: Any
@@ -154,6 +185,10 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
     def train_step(self, data: Any) -> dict[str, Any]:
         """Train on one batch and return the logs."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        self._prepare_telemetry()
+        if not self._telemetry.built:
+            self._telemetry.built = True
+            build_if_not_traced_again(self, (x, y, sample_weight))
         before = self.remember_state()
         with tf.GradientTape() as tape:
             y_pred = self._forward(x, training=True)
@@ -180,10 +215,22 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         return logs_for_reduction(self.distribute_strategy, shown)
 
     @_as_it_is
-    def remember_state(self) -> list[tuple[Any, Any]]:
-        """Return the variables that a forward pass may change, with their present values."""
-        own = {id(variable) for variable in self.metrics_variables}
-        return [(v, tf.convert_to_tensor(v)) for v in self.non_trainable_variables if id(v) not in own]
+    def remember_state(self) -> Remembered:
+        """Remember what a skipped step is to leave as it was; call it before the forward pass.
+
+        These are the variables of the model that are not trained, its metrics, and the state of Keras's global seed
+        generator. Where `fit` or `train_on_batch` runs in a graph on one replica, it is all variables that are written
+        from here to `apply_if_finite`, whoever owns them.
+        """
+        self._prepare_telemetry()
+        tracker, *metrics = [metric for model in _with_models_inside(self) for metric in _keras_metrics(model)]
+        own = {id(v) for v in (*tracker.variables, *self._telemetry.metrics.variables)}
+        variables = [*self.non_trainable_variables, *(v for metric in metrics for v in metric.variables)]
+        if replicas() == 1:
+            variables += global_seed_state()
+        if tf.executing_eagerly():
+            variables += self.trainable_variables  # a graph shows whether one is written, as by spectral normalization
+        return Remembered({id(v): v for v in variables if id(v) not in own}.values(), self._telemetry.found)
 
     @_as_it_is
     def measure_losses(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Measurement:
@@ -214,9 +261,7 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         return Measurement(objective, total, dict(zip(terms, values, strict=True)), dampening, requests, batch)
 
     @_as_it_is
-    def apply_if_finite(
-        self, measured: Measurement, gradients: list[Any], before: list[tuple[Any, Any]]
-    ) -> dict[str, Any]:
+    def apply_if_finite(self, measured: Measurement, gradients: list[Any], before: Remembered) -> dict[str, Any]:
         """Apply the gradients, or undo the step where anything is not finite; record it and return the logs.
 
         Args:
@@ -227,6 +272,7 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         Returns:
             The logs of the step, by name.
         """
+        to_restore = before.to_restore()
         variables, optimizer = self.trainable_variables, self.optimizer
         self._telemetry.variable_names = [variable.path for variable in variables]
         gradients = sum_gradients(gradients)
@@ -263,7 +309,7 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
             on_every_replica(apply, optimizer)
             on_every_replica(update_metrics, optimizer, finite=counts)
         with read_once(shared):
-            on_every_replica(commit, optimizer, finite=finite, otherwise=before)
+            on_every_replica(commit, optimizer, finite=finite, otherwise=to_restore)
         size = _batch_size(x)
         counted = tf.cast(tf.where(counts, size, 0.0), tracker.dtype)
         total = tf.where(counts, tf.cast(measured.total, tracker.dtype), 0.0)
@@ -353,11 +399,10 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         What it returns of a metric is what the metric holds after that; all else is of this batch.
         """
         x, y, y_pred, sample_weight = measured.batch
-        before = [(v, tf.convert_to_tensor(v)) for v in self.metrics_variables]
+        before = Remembered(self.metrics_variables, self._telemetry.found)
         logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         of_metrics = self._telemetry.results
-        for variable, value in before:
-            variable.assign(tf.where(counts, variable, value))
+        on_every_replica(lambda: None, self.optimizer, finite=counts, otherwise=before.to_restore())
         after = self.get_metrics_result()
         return {name: after[name] if value is of_metrics.get(name) else value for name, value in logs.items()}
 
@@ -447,6 +492,14 @@ def _shared_by_all_variables(optimizer: Any) -> list[Any]:
 def _keras_metrics(model: keras.Model) -> list[Any]:
     """Return what Keras has in `metrics`, whatever a subclass makes of it: first the mean of the loss."""
     return keras.Model.metrics.fget(model)
+
+
+def _with_models_inside(model: keras.Model) -> Iterator[keras.Model]:
+    """Give a model and those among its layers: Keras leaves the metrics of these out of the model's."""
+    yield model
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _with_models_inside(layer)
 
 
 def _with_training_if_taken(compute_loss: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> Any:

@@ -451,7 +451,8 @@ def test_a_model_with_nothing_to_train_is_observed(mode, tmp_path):
     frozen.compile(optimizer="sgd", loss=kaw.CompositeLoss(terms, max_loss_spike_threshold=None), **mode)
     callback = kaw.AdaptiveMelWeightCallback(log_dir=tmp_path, recovery=ModelRecovery(every=20))
     before = [np.array(value) for value in frozen.get_weights()]
-    fit(frozen, [*RISING[:20], math.nan, *RISING[20:]], [callback])
+    with pytest.warns(UserWarning, match="does not have any trainable weights"):  # as Keras says it
+        fit(frozen, [*RISING[:20], math.nan, *RISING[20:]], [callback])
     assert steps_of(tmp_path) == list(range(1, 82))
     assert [d.action for d in callback.decisions] == [kaw.Action.INCREASE]
     for value, other in zip(frozen.get_weights(), before, strict=True):
