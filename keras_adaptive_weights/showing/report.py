@@ -64,6 +64,7 @@ class Report:
         proposed: Weight that was decided on last: that in force, or what a shadow run proposes.
         largest_change: Largest relative change of one decision that took effect, without disables.
         skipped: Steps the optimizer did not take; `loss_scaling` of them are routine.
+        dampened: Steps whose loss was a spike, and whose gradients were scaled down.
         resumed: How often the run was resumed.
         problems: Journal lines that could not be read.
         standing: Why the weight is as it is after the last step; None before the first decision.
@@ -92,6 +93,7 @@ class Report:
     largest_change: float
     skipped: int
     loss_scaling: int
+    dampened: int
     resumed: int
     problems: int
     standing: Standing | None = None
@@ -140,6 +142,7 @@ def make_report(path: str | os.PathLike[str]) -> Report:
         largest_change=_largest_change(index.events),
         skipped=len(seen.skipped),
         loss_scaling=sum(routine for _, _, routine in seen.skipped),
+        dampened=len(getattr(seen, "dampened", ())),
         resumed=len(index.headers) - 1,
         problems=index.problems,
         standing=standing(index),
@@ -276,6 +279,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("adaptation", "enabled" if report.enabled else "disabled"),
         ("at present", "no decision yet" if report.standing is None else standing_text(report.standing)),
         ("skipped steps", skipped),
+        *([("dampened steps", f"{report.dampened:,}")] if report.dampened else []),
     ]
     if report.shadow:
         held = f"decisions are recorded only, {report.weight:.4g} stays in force; proposed is {report.proposed:.4g}"
