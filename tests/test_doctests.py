@@ -1,0 +1,28 @@
+"""The examples in the docstrings of the public names run, and print what they say."""
+
+import doctest
+
+import pytest
+
+import keras_adaptive_weights as kaw
+
+EXAMPLES = {
+    name: doctest.DocTestFinder(recurse=True).find(getattr(kaw, name), name)
+    for name in kaw.__all__
+    if name != "__version__"
+}
+
+
+@pytest.mark.parametrize("name", [name for name, found in EXAMPLES.items() if any(test.examples for test in found)])
+def test_the_example_runs(name, tmp_path, monkeypatch):
+    """In a folder of its own, with the public names, Keras and NumPy at hand."""
+    import keras
+    import numpy as np
+
+    monkeypatch.chdir(tmp_path)
+    public = {known: getattr(kaw, known) for known in kaw.__all__}
+    said = []
+    for test in EXAMPLES[name]:
+        test.globs = {**public, "kaw": kaw, "keras": keras, "np": np}
+        doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE).run(test, out=said.append)
+    assert not said, "".join(said)
