@@ -13,7 +13,6 @@ from given_losses import QUICK, error_to_target
 
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.deciding.state import ControllerState
-from keras_adaptive_weights.journal.lines import revived
 
 FOLDER = Path(__file__).parent / "data" / "before_the_wings"
 CUSTOM = {"tests>error_to_target": error_to_target, "error_to_target": error_to_target}
@@ -34,7 +33,9 @@ def test_plain_records():
     assert unpickled("xtts_config") == kaw.XTTSConfig()
     assert unpickled("observation") == kaw.Observation(1, 0.5)
     (decision,) = kaw.replay([kaw.Observation(1, 0.5)], QUICK)
-    assert repr(unpickled("decision")) == repr(decision)
+    then = unpickled("decision")
+    known = {name: decision.evidence[name] for name in then.evidence}  # there may be more by now
+    assert repr(then) == repr(decision._replace(evidence=known))
 
 
 def test_a_pickle_finds_its_class_without_any_other_import():
@@ -74,7 +75,7 @@ def test_checkpoints(place, expected):
     assert [values.tolist() for values in model.get_weights()] == saved["parameters"]
     weight = model.loss.adaptive_weights["mel_loss"]
     assert float(weight.variable) == saved["weight"]
-    assert weight.state == ControllerState.from_dict(revived(saved["state"]))
+    assert weight.state == ControllerState.from_dict(saved["state"])
 
 
 @pytest.mark.parametrize("run", ["run", "shadow"])
@@ -85,7 +86,8 @@ def test_journals_are_decided_again_to_the_same_digits(run, expected):
     assert hashlib.sha256(json.dumps(rows).encode()).hexdigest() == expected["all"][run]
     events = [d for d in decisions if d.is_event]
     for event, then in zip(events, expected["events"][run], strict=True):
-        now, then["evidence"] = revived(event.to_dict()), revived(then["evidence"])
+        now = event.to_dict()
+        then["evidence"] = {name: float(value) for name, value in then["evidence"].items()}
         now["evidence"] = {name: now["evidence"][name] for name in then["evidence"]}  # there may be more by now
         assert repr({name: now[name] for name in then if name != "advice"}) == repr(without_advice(then))
 

@@ -1,9 +1,9 @@
-"""Reading a record of named fields back from plain values that may be damaged, forged, or of a newer version.
+"""Reading records of named fields back from plain values that may be damaged, forged, or of a newer version.
 
 What a field may hold follows from its annotation: numbers are finite, counts are integers from 0 on, weights are above
-0 and within float32, sequences and mappings are bounded. So a field that is added is checked as well.
+0 and within float32, text and whatever has a length is bounded. So a field that is added is checked as well.
 
-    class Example(NamedTuple):
+    class Example(NamedTuple):  # `read_record`; a `TypedDict`, whose values stay a dictionary: `read_fields`
         mean: Annotated[float, MAY_OVERFLOW]  # infinite or NaN where it was made of numbers near the end of a float
         added: Annotated[int, ADDED_LATER] = 0  # what older versions wrote lacks it
 """
@@ -11,30 +11,27 @@ What a field may hold follows from its annotation: numbers are finite, counts ar
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import cache
 from types import NoneType
-from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
-MAY_OVERFLOW, ADDED_LATER = "may overflow", "added later"
+MAY_OVERFLOW, MAY_BE_MISSING = "may overflow", "may be missing"
+ADDED_LATER = MAY_BE_MISSING
 FLOAT32_MAX = 3.4028235e38
 MOST_STEPS = 10**15 - 1
 """Beyond any training, and exact in a float."""
 _MOST_VALUES = 1 << 20
+_MOST_LETTERS = 10_000
+_WORDS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}  # numbers that JSON has no word for
+_BOUNDS = {  # of fields by the last word of their name: the highest value, whether 0 is too low, and both in words
+    "weight": (FLOAT32_MAX, True, "a weight above 0 that float32 can hold"),
+    "time": (1e12, False, "seconds since the epoch"),
+}
+_ABSENT = object()
+_Read = Callable[[Any, str, str], Any]  # a value, what it belongs to and its name -> the value as it should be
 Record = TypeVar("Record", bound=tuple[Any, ...])
-
-
-class Field(NamedTuple):
-    """A value that is read: what it belongs to and its name, for the message, and whether it may have overflowed."""
-
-    owner: str
-    name: str
-    may_overflow: bool = False
-
-    def refuse(self, expected: str, value: Any) -> ValueError:
-        """Return the error that says what was expected."""
-        return ValueError(f"{self.owner}: field `{self.name}` must be {expected}. Received: {_shortened(value)}.")
 
 
 def read_record(cls: type[Record], values: Any, owner: str, name: str = "") -> Record:
@@ -49,30 +46,57 @@ def read_record(cls: type[Record], values: Any, owner: str, name: str = "") -> R
     Raises:
         ValueError: No mapping, a field that is missing, unknown, or holds something else than it should.
     """
-    if not isinstance(values, Mapping):
-        raise Field(owner, name or "state").refuse("a mapping of names to values", values)
-    kinds = _kinds(cls)
     prefix = f"{name}." if name else ""
-    if unknown := sorted(prefix + str(key) for key in set(values) - set(kinds)):
+    keys = set(values) if isinstance(values, Mapping) else set()
+    if unknown := sorted(prefix + str(key) for key in keys - set(_fields(cls))):
         raise ValueError(
             f"{owner}: unknown fields {_shortened(unknown)}: written by a newer version of keras-adaptive-weights, "
             "which is the one to read it with."
         )
-    missing = [prefix + key for key, kind in kinds.items() if key not in values and ADDED_LATER not in _marks(kind)]
-    if missing:
-        raise ValueError(f"{owner}: field `{missing[0]}` is missing.")
-    return cls(**{key: _read(kinds[key], value, Field(owner, prefix + key)) for key, value in values.items()})
+    return cls(**read_fields(cls, values, owner, name))
+
+
+def read_fields(cls: Any, values: Any, owner: str, name: str = "") -> dict[str, Any]:
+    """Return those of the values that `cls` has fields for.
+
+    Args:
+        cls: A class made by `NamedTuple` or `TypedDict`.
+        values: As in `read_record`, as the others are.
+        owner: As there.
+        name: As there.
+
+    Raises:
+        ValueError: No mapping, a field that is missing, or holds something else than it should.
+    """
+    if not isinstance(values, Mapping):
+        raise _refused("a mapping of names to values", values, owner, name or "state")
+    found, prefix = {}, f"{name}." if name else ""
+    for key, (read, optional) in _fields(cls).items():
+        value = values.get(key, _ABSENT)
+        if value is not _ABSENT:
+            found[key] = read(value, owner, prefix + key)
+        elif not optional:
+            raise ValueError(f"{owner}: field `{prefix}{key}` is missing.")
+    return found
+
+
+def _refused(expected: str, value: Any, owner: str, name: str) -> ValueError:
+    """Return the error that says what was expected."""
+    return ValueError(f"{owner}: field `{name}` must be {expected}. Received: {_shortened(value)}.")
 
 
 @cache
-def _kinds(cls: Any) -> dict[str, Any]:
-    """Return the fields' annotations; those of a generic record with what it is a record of."""
+def _fields(cls: Any) -> dict[str, tuple[_Read, bool]]:
+    """Return how each field is read and whether it may be missing; of a generic record, of what it is a record."""
     record = get_origin(cls) or cls
     bound: dict[Any, Any] = {}
     for generic in (cls, *getattr(record, "__orig_bases__", ())):
         bound.update(zip(getattr(get_origin(generic), "__parameters__", ()), get_args(generic), strict=False))
-    hints = get_type_hints(record, include_extras=True)
-    return {name: _with(bound, hints[name]) for name in record._fields}
+    kinds = {name: _with(bound, kind) for name, kind in get_type_hints(record, include_extras=True).items()}
+    return {
+        name: (_reader(kind, name.rpartition("_")[2]), MAY_BE_MISSING in getattr(kind, "__metadata__", ()))
+        for name, kind in kinds.items()
+    }
 
 
 def _with(bound: Mapping[Any, Any], kind: Any) -> Any:
@@ -83,71 +107,111 @@ def _with(bound: Mapping[Any, Any], kind: Any) -> Any:
     return kind[tuple(bound.get(parameter, parameter) for parameter in parameters)] if parameters else kind
 
 
-def _marks(kind: Any) -> tuple[str, ...]:
-    return tuple(kind.__metadata__) if get_origin(kind) is Annotated else ()
-
-
-def _read(kind: Any, value: Any, field: Field) -> Any:
-    """Return a value as the annotation `kind` has it."""
+def _reader(kind: Any, word: str) -> _Read:
+    """Return what reads a value as the annotation `kind` has it; `word` is the last one of the field's name."""
+    if kind in _PLAIN:
+        return _bounded(word) if kind is float and word in _BOUNDS else _PLAIN[kind]
     options, origin = get_args(kind), get_origin(kind)
     if origin is Annotated:
-        return _read(options[0], value, field._replace(may_overflow=MAY_OVERFLOW in options))
+        return _any_number if MAY_OVERFLOW in options else _reader(options[0], word)
     if NoneType in options:
-        return None if value is None else _read(options[0], value, field)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)) or len(value) > _MOST_VALUES:
-            raise field.refuse("a list of numbers", value)
-        return tuple(read_number(item, field) for item in value)
+        read = _reader(options[0], word)
+        return lambda value, owner, name: None if value is None else read(value, owner, name)
+    if origin in (tuple, list):
+        return _sequence(options, word)
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        if (
-            not isinstance(value, Mapping)
-            or len(value) > _MOST_VALUES
-            or not all(isinstance(key, str) for key in value)
-        ):
-            raise field.refuse("a mapping of names to values", value)
-        return {key: _read(options[1], item, field) for key, item in value.items()}
-    if kind is float:
-        return read_number(value, field)
-    if kind is int:
-        return read_count(value, field)
-    if kind is bool:
-        if not isinstance(value, bool):
-            raise field.refuse("true or false", value)
-        return value
+        return _mapping(_reader(options[1], word))
     if isinstance(kind, type) and issubclass(kind, Enum):
-        try:
-            return kind(value)
-        except ValueError:
-            raise field.refuse(f"the name of a {kind.__name__}", value) from None
-    return read_record(kind, value, field.owner, field.name)
+        return _member(kind)
+    return lambda value, owner, name: read_record(kind, value, owner, name)
 
 
-def read_number(value: Any, field: Field) -> float:
-    """Return a number as a float; a weight is above 0 and within float32.
-
-    Raises:
-        ValueError: It is none, or NaN or infinite where it may not be.
-    """
-    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST_STEPS
-    if not (whole or isinstance(value, float)):
-        raise field.refuse("a number", value)
-    number = float(value)
-    if not (field.may_overflow or math.isfinite(number)):
-        raise field.refuse("a finite number", value)
-    if field.name.endswith("weight") and not 0.0 < number <= FLOAT32_MAX:
-        raise field.refuse("a weight above 0 that float32 can hold", value)
+def _number(value: Any, owner: str, name: str) -> float:
+    number = _any_number(value, owner, name)
+    if not math.isfinite(number) or isinstance(value, str):
+        raise _refused("a finite number", value, owner, name)
     return number
 
 
-def read_count(value: Any, field: Field) -> int:
-    """Return a count.
+def _any_number(value: Any, owner: str, name: str) -> float:
+    """Return a number, or the word for one that JSON has none for."""
+    if type(value) is float:
+        return value
+    if isinstance(value, str) and value in _WORDS:
+        return _WORDS[value]
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MOST_STEPS:
+        raise _refused("a number", value, owner, name)
+    return float(value)
 
-    Raises:
-        ValueError: It is no integer, or below 0, or beyond any training.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_STEPS:
-        raise field.refuse(f"an integer from 0 to {MOST_STEPS:.0e}", value)
+
+def _bounded(word: str) -> _Read:
+    high, above_zero, words = _BOUNDS[word]
+
+    def read(value: Any, owner: str, name: str) -> float:
+        number = _number(value, owner, name)
+        if number < 0.0 or number > high or (above_zero and number == 0.0):
+            raise _refused(words, value, owner, name)
+        return number
+
+    return read
+
+
+def _count(value: Any, owner: str, name: str) -> int:
+    if type(value) is not int or not 0 <= value <= MOST_STEPS:
+        raise _refused(f"an integer from 0 to {MOST_STEPS:.0e}", value, owner, name)
     return value
+
+
+def _flag(value: Any, owner: str, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise _refused("true or false", value, owner, name)
+    return value
+
+
+def _text(value: Any, owner: str, name: str) -> str:
+    if not isinstance(value, str) or len(value) > _MOST_LETTERS:
+        raise _refused(f"text of up to {_MOST_LETTERS} letters", value, owner, name)
+    return value
+
+
+def _sequence(options: tuple[Any, ...], word: str) -> _Read:
+    """Read a tuple of any length, a list, or, for a tuple of given length, the list that JSON makes of it."""
+    reads = [_reader(option, word) for option in options if option is not Ellipsis]
+    each, make = len(reads) == 1, tuple if Ellipsis in options else list
+
+    def read(value: Any, owner: str, name: str) -> Any:
+        if not isinstance(value, (list, tuple)) or len(value) > _MOST_VALUES:
+            raise _refused("a list", value, owner, name)
+        if each:
+            return make([reads[0](item, owner, name) for item in value])
+        if len(value) != len(reads):
+            raise _refused(f"{len(reads)} values", value, owner, name)
+        return make([one(item, owner, name) for one, item in zip(reads, value, strict=True)])
+
+    return read
+
+
+def _mapping(each: _Read) -> _Read:
+    def read(value: Any, owner: str, name: str) -> dict[str, Any]:
+        named = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+        if not named or len(value) > _MOST_VALUES:
+            raise _refused("a mapping of names to values", value, owner, name)
+        return {key: each(item, owner, name) for key, item in value.items()}
+
+    return read
+
+
+def _member(kind: type[Enum]) -> _Read:
+    def read(value: Any, owner: str, name: str) -> Enum:
+        try:
+            return kind(value)
+        except ValueError:
+            raise _refused(f"the name of a {kind.__name__}", value, owner, name) from None
+
+    return read
+
+
+_PLAIN: dict[Any, _Read] = {float: _number, int: _count, bool: _flag, str: _text}
 
 
 def _shortened(value: Any) -> str:

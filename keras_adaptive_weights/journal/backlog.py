@@ -6,6 +6,7 @@ others takes it 200 there, and the training waits. A thread of the writer's own 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -29,16 +30,14 @@ class Backlog:
     """Keeps what a writer is told until its thread has written it: at once if it is an event, else within a second.
 
     The training waits for it only where a person asked for something by hand, which must not be lost in a crash, where
-    the model is saved, and after 256 decisions.
+    the model is saved, and after 256 decisions. In a forked child nothing is noted, and nothing written: what waits is
+    the parent's to write.
 
     Args:
         write: Writes the notes it is given, oldest first, and something after them where `flush` was given something.
             Called by one thread at a time; also once a second when there are none.
         flush_seconds: Longest time a note waits.
         clock: Seconds since the epoch; for tests.
-
-    Attributes:
-        closed: Whether `close` was called.
     """
 
     def __init__(
@@ -52,12 +51,17 @@ class Backlog:
         self._clock = clock
         self._notes: deque[Note] = deque()
         self._lock = threading.RLock()
-        self._writing = False
-        self.closed = False
+        self._writing = self._closed = False
+        self._process = os.getpid()
         self._wake = threading.Event()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._flush_regularly, args=(flush_seconds,), daemon=True)
         self._thread.start()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called, or another process made it."""
+        return self._closed or os.getpid() != self._process
 
     def add(self, observations: Sequence[Observation], decision: Decision) -> None:
         """Note the steps and the decision; after `close`, nothing.
@@ -110,7 +114,7 @@ class Backlog:
         """
         if self.closed:
             return
-        self.closed = True
+        self._closed = True
         self._wake.set()
         self._thread.join()
         self.flush(last)

@@ -9,7 +9,7 @@ A block says about the steps since the block (or header) before it:
   "disabled" or "" for none of them;
 - `skipped`: the skipped steps, as lists of step, what was non-finite (or null), and whether it was routine loss
   scaling;
-- `bytes`, `events`: what leads to the block before it (see `chain`), added by the writer.
+- `dampened`: the steps whose total was scaled down, as pairs of step and factor; blocks of older versions lack it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PHASES = {
     Reason.DISABLED.value: "disabled",
     Reason.SWITCHED_OFF.value: "disabled",
 }
-_NO_PHASE_CHANGE = (Reason.NON_FINITE.value, Reason.LOSS_SCALING.value)
+_NO_PHASE_CHANGE = (Reason.NON_FINITE.value, Reason.LOSS_SCALING.value, Reason.EMPTY.value)
 
 
 class BlockBuilder:
@@ -62,6 +62,8 @@ class BlockBuilder:
                 self._add_figure(name, value)
         if not values.get("applied", True):
             self._skipped.append([step, values.get("non_finite"), bool(values.get("loss_scaling"))])
+        if (factor := values.get("dampening", 1.0)) != 1.0:
+            self._dampened.append([step, factor])
         reason = values.get("reason")
         if reason is not None:
             self._add_outcome(step, values.get("action"), reason)
@@ -83,6 +85,7 @@ class BlockBuilder:
             "reasons": self._reasons,
             "phases": self._phases,
             "skipped": self._skipped,
+            "dampened": self._dampened,
         }
 
     def _begin(self) -> None:
@@ -91,6 +94,7 @@ class BlockBuilder:
         self._reasons: dict[str, int] = {}
         self._phases: list[list[Any]] = []
         self._skipped: list[list[Any]] = []
+        self._dampened: list[list[Any]] = []
 
     def _add_figure(self, name: str, value: float) -> None:
         seen = self._figures.get(name)

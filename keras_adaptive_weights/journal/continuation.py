@@ -6,9 +6,8 @@ after it to a file in `abandoned/` beside the journal (itself a whole journal, b
 cuts them off. A last line that was cut short by the kill goes with them. The copy is on disk before the cut is made, so
 a second kill in between leaves the lines in both places rather than in none.
 
-What was asked for by hand on the steps that were lost is lost with them, except that the weight was disabled: a resumed
-run disables it again when it comes to that step, as the run would have had it if it had not been killed (see
-`lost_disable`).
+What was asked for by hand on the steps that were lost is lost with them, except that the weight was disabled: see
+`recording.lost_disable`.
 
 A run that was killed, or ended by an exception, before its first checkpoint cannot be resumed, and the same script
 starts another run: then the whole journal is moved aside. A journal of any other run is refused.
@@ -16,66 +15,28 @@ starts another run: then the whole journal is moved aside. A journal of any othe
 
 from __future__ import annotations
 
-import io
+import contextlib
+import itertools
 import logging
 import os
 import re
-import shutil
-import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple
 
 from keras_adaptive_weights.deciding.decision import Action, Decision
-from keras_adaptive_weights.journal.lines import Header, parse_line
-
-try:
-    import fcntl
-except ImportError:  # Windows has no record locks of this kind
-    fcntl = None  # type: ignore[assignment]
+from keras_adaptive_weights.journal.appended_file import AppendedFile, another_run
+from keras_adaptive_weights.journal.lines import MOST_LINE_BYTES, Header, Values, read_line
+from keras_adaptive_weights.journal.regular_files import lines_of, open_regular, parse_json
 
 ABANDONED = "abandoned"
-_STEP = re.compile(rb'\{"kind": "step", "step": (\d+),')
+_STEP = re.compile(rb'\n\{"kind": "step", "step": (\d{1,15}),')
 _HEADER = b'{"kind": "header"'
+_CHUNK, _PREFIX = 1 << 16, 64
 _logger = logging.getLogger("keras_adaptive_weights")
 
 
-class Recorder(Protocol):
-    """Whoever keeps a file of a run open."""
-
-    run: str
-
-    def close(self) -> None:
-        """Close the file. Harmless if called twice."""
-
-
-_recorders: weakref.WeakValueDictionary[Path, Recorder] = weakref.WeakValueDictionary()
-
-
-def take_over(path: Path, recorder: Recorder) -> None:
-    """Make `recorder` the only one in this process that writes to `path`.
-
-    One of the same run that is still open is closed: a `fit` that ended by an exception, or by Ctrl-C, left it so.
-
-    Raises:
-        ValueError: One of another run is still open.
-    """
-    path = path.resolve()
-    older = _recorders.get(path)
-    if older is not None:
-        if older.run != recorder.run:
-            raise _another_run(path, older.run, recorder.run)
-        older.close()
-    _recorders[path] = recorder
-
-
-def let_go(path: Path, recorder: Recorder) -> None:
-    """Undo `take_over`."""
-    if _recorders.get(path.resolve()) is recorder:
-        del _recorders[path.resolve()]
-
-
-def open_journal(path: Path, header: Header, header_line: str) -> io.TextIOWrapper:
+def open_journal(path: Path, header: Header, header_line: str) -> AppendedFile:
     """Open a journal for appending, and take it back to the step that `header` goes on from.
 
     Args:
@@ -91,92 +52,85 @@ def open_journal(path: Path, header: Header, header_line: str) -> io.TextIOWrapp
         OSError: The file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a+b")
+    file = AppendedFile(path)
     try:
-        _lock(file, path)
-        size = file.seek(0, os.SEEK_END)
-        keep = _bytes_to_keep(file, path, header) if size else 0
-        if keep < size:
-            _take_back(file, path, keep, header, header_line)
+        if file.size and (keep := _bytes_to_keep(path, header)) < file.size:
+            _take_back(file, keep, header, header_line)
     except BaseException:
         file.close()
         raise
-    return io.TextIOWrapper(file, encoding="utf-8", newline="\n")
+    return file
 
 
-def abandoned_file(folder: Path, stem: str, suffix: str) -> Path:
-    """Return a path in the `abandoned` folder of `folder` that is not taken."""
-    target = folder / ABANDONED
-    target.mkdir(exist_ok=True)
-    numbers = iter(range(2, 1 << 30))
-    path = target / f"{stem}{suffix}"
-    while path.exists():
-        path = target / f"{stem}-{next(numbers)}{suffix}"
-    return path
+def move_aside(file: AppendedFile, keep: int, name: str, suffix: str, first: bytes) -> Path:
+    """Write `first` and what `file` holds from byte `keep` on to a new file in `abandoned/`, and cut it off `file`.
 
-
-def move_aside(file: BinaryIO, keep: int, to: Path, first: bytes) -> None:
-    """Write `first` and what `file` holds from byte `keep` on to the new file `to`, and cut it off `file`."""
-    with to.open("xb") as copy:
+    Args:
+        file: The file.
+        keep: Bytes of it to keep.
+        name: Name of the new file without its suffix; a number is added where it is taken.
+        suffix: The suffix.
+        first: What the new file begins with.
+    """
+    folder = file.path.parent / ABANDONED
+    folder.mkdir(exist_ok=True)
+    with _new_file(folder, re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII), suffix) as copy:
         copy.write(first)
-        file.seek(keep)
-        shutil.copyfileobj(file, copy, 1 << 20)
+        for at in range(keep, file.size, 1 << 20):
+            copy.write(file.read(at, 1 << 20))
         copy.flush()
         os.fsync(copy.fileno())
-    file.truncate(keep)
-    file.seek(0, os.SEEK_END)
+    file.cut(keep)
+    return Path(copy.name)
 
 
-def _lock(file: BinaryIO, path: Path) -> None:
-    """Hold the file against other processes until it is closed; where locks are not to be had, go without."""
-    if fcntl is None:
-        return
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        raise ValueError(
-            f"The journal {os.fspath(path)!r} is being written by another process. End that process first, or give "
-            "the callback another `log_dir`."
-        ) from None
-    except OSError:
-        _logger.debug("%s cannot be locked.", path, exc_info=True)
+def _new_file(folder: Path, name: str, suffix: str) -> BinaryIO:
+    for number in itertools.count(2):
+        try:
+            return (folder / f"{name}{suffix}").open("xb")
+        except FileExistsError:
+            name = f"{name.removesuffix(f'-{number - 1}')}-{number}"
+    raise AssertionError
 
 
-def _bytes_to_keep(file: BinaryIO, path: Path, header: Header) -> int:
+def _bytes_to_keep(path: Path, header: Header) -> int:
     """Return how many bytes at the start of the file belong to what is restored.
 
     Raises:
         ValueError: The file holds another run's journal, or something else.
     """
-    file.seek(0)
-    first = file.readline()
-    owner = (parse_line(first) or {}).get("run")
+    with open_regular(path) as file:
+        first = file.readline(MOST_LINE_BYTES)
+    owner = _owner(first)
     if owner == header.run:
-        return _find_restore_point(file, header.state)
+        return _restore_point(path, header.state)
     cut_short = not first.endswith(b"\n") and first[: len(_HEADER)] == _HEADER[: len(first)]
     starts_afresh = int(header.state["step"]) == 0
-    if cut_short or (starts_afresh and owner is not None and not _may_be_resumed(file)):
+    if cut_short or (starts_afresh and owner is not None and not _may_be_resumed(path)):
         return 0
-    raise _another_run(path, owner, header.run)
+    raise another_run(path, owner, header.run)
 
 
-def _another_run(path: Path, owner: object, run: str) -> ValueError:
-    return ValueError(
-        f"The journal {os.fspath(path)!r} belongs to another run ({owner!r}; this one is {run!r}). Runs are never "
-        "mixed: give the callback another `log_dir`, or load this run's checkpoint before `fit`."
-    )
+def _owner(line: bytes) -> str | None:
+    """Return the run that a first line names, whatever else of it can be read."""
+    with contextlib.suppress(ValueError):
+        values = parse_json(line)
+        if isinstance(values, dict) and isinstance(values.get("run"), str):
+            return str(values["run"])
+    return None
 
 
-def _may_be_resumed(file: BinaryIO) -> bool:
+def _may_be_resumed(path: Path) -> bool:
     """Whether the run was ever saved or resumed, or came to its end, so that a checkpoint may exist."""
-    file.seek(0)
-    for line in file:
-        if line.startswith(b'{"kind": "saved"'):
-            return True
-        if line.startswith(b'{"kind": "end"') and not (parse_line(line) or {}).get("interrupted"):
-            return True
-        if line.startswith(_HEADER) and int((parse_line(line) or {"state": {"step": 0}})["state"]["step"]):
-            return True
+    with open_regular(path) as file:
+        for line in lines_of(file, MOST_LINE_BYTES):
+            match _values(line):
+                case {"kind": "saved"}:
+                    return True
+                case {"kind": "end", **more} if not more.get("interrupted"):
+                    return True
+                case {"kind": "header", "state": {"step": step}} if step:
+                    return True
     return False
 
 
@@ -184,29 +138,44 @@ class _Line(NamedTuple):
     """A line after the last step that is kept: where it begins, and what it holds."""
 
     begin: int
-    values: dict[str, Any]
+    values: Values
 
 
-def _find_restore_point(file: BinaryIO, state: Mapping[str, Any]) -> int:
+def _values(line: bytes) -> Values:
+    """Return what a line holds; nothing where it is a step, or cannot be read."""
+    with contextlib.suppress(ValueError):
+        return {} if line.startswith(b'{"kind": "step"') else read_line(line)
+    return {}
+
+
+def _restore_point(path: Path, state: Mapping[str, Any]) -> int:
     """Return where the first line begins that tells of something after `state`."""
-    step, end = int(state["step"]), 0
+    step, end = int(state["step"]), _last_step(path, int(state["step"]))
     tail: list[_Line] = []
-    file.seek(0)
-    for line in file:
-        if not line.endswith(b"\n"):
-            break
-        match = _STEP.match(line)
-        if match:
-            if int(match[1]) > step:
-                break
-            tail.clear()
-        elif not line.startswith(b'{"kind": "block"'):
-            values = parse_line(line) or {}
-            if _reaches(values) > step:
+    with open_regular(path) as file:
+        file.seek(end)
+        for line in lines_of(file, MOST_LINE_BYTES):
+            values = _values(line)
+            match = _STEP.match(b"\n" + line[:_PREFIX])
+            if not line.endswith(b"\n") or (int(match[1]) if match else _reaches(values)) > step:
                 break
             tail.append(_Line(end, values))
-        end += len(line)
+            end += len(line)
     return _first_undone(tail, state, end)
+
+
+def _last_step(path: Path, step: int) -> int:
+    """Return where the last line of a step up to `step` begins; 0 where there is none. Looked for from the end."""
+    with open_regular(path) as file:
+        end, length = file.seek(0, os.SEEK_END), _CHUNK
+        while end > _PREFIX:
+            begin = max(0, end - length)
+            file.seek(begin)
+            found = [match.start() for match in _STEP.finditer(file.read(end - begin)) if int(match[1]) <= step]
+            if found:
+                return begin + found[-1] + 1
+            end, length = (begin + _PREFIX if begin else 0), min(4 * length, MOST_LINE_BYTES)
+    return 0
 
 
 def _reaches(values: Mapping[str, Any]) -> int:
@@ -223,7 +192,7 @@ def _first_undone(tail: Sequence[_Line], state: Mapping[str, Any], end: int) -> 
     """
     if any(line.values.get("kind") == "end" for line in tail):
         return end  # closed in an orderly way: what was asked for since is in no journal
-    decided = [(line.begin, Decision.from_dict(line.values)) for line in tail if line.values.get("kind") == "event"]
+    decided = [(line.begin, event) for line in tail if (event := event_of(line.values)) is not None]
     for after in range(len(decided), 0, -1):
         switches = [d.action for _, d in decided[:after] if d.action in (Action.DISABLE, Action.ENABLE)]
         agrees = not switches or (switches[-1] is Action.DISABLE) == bool(state["disabled"])
@@ -233,14 +202,20 @@ def _first_undone(tail: Sequence[_Line], state: Mapping[str, Any], end: int) -> 
     return decided[0][0] if undone else end
 
 
-def _take_back(file: BinaryIO, path: Path, keep: int, header: Header, header_line: str) -> None:
+def event_of(values: Mapping[str, Any]) -> Decision | None:
+    """Return the decision that a line holds, if it holds one that this version knows."""
+    with contextlib.suppress(ValueError):
+        return Decision.from_dict(values) if values.get("kind") == "event" else None
+    return None
+
+
+def _take_back(file: AppendedFile, keep: int, header: Header, header_line: str) -> None:
     """Move what follows byte `keep` aside, and say so."""
     step = int(header.state["step"])
-    file.seek(0)
-    owner = str((parse_line(file.readline()) or {}).get("run", "unknown"))
+    owner = _owner(file.read(0, MOST_LINE_BYTES).partition(b"\n")[0]) or "unknown"
     first = f"{header_line}\n".encode() if keep else b""
-    to = abandoned_file(path.parent, f"{path.stem}-{owner[:8]}-after-step-{step}", path.suffix)
-    move_aside(file, keep, to, first)
+    path = file.path
+    to = move_aside(file, keep, f"{path.stem}-{owner[:8]}-after-step-{step}", path.suffix, first)
     if keep:
         _logger.info("The run goes on from step %d; what it had recorded after that is now in %s.", step, to)
     else:

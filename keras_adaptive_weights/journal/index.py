@@ -10,27 +10,27 @@ steps before that is superseded and left out.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
+import re
 import threading
-from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from keras_adaptive_weights.deciding.decision import Action
 from keras_adaptive_weights.journal.blocks import BLOCK_STEPS, BlockBuilder
-from keras_adaptive_weights.journal.chain import lines_by_chain, other_lines
-from keras_adaptive_weights.journal.lines import FORMAT
+from keras_adaptive_weights.journal.lines import MOST_LINE_BYTES, Values, read_line
 from keras_adaptive_weights.journal.regular_files import open_regular
 
-_CHUNK_BYTES = 1 << 22
+_CHUNK_BYTES = MOST_LINE_BYTES
 _STEP_LINE = b'{"kind": "step"'
-_LONG_BYTES = 1 << 22
+_NO_STEP = re.compile(rb'\n(?!\{"kind": "step")')
+_LEAST_STEP_BYTES = 64
 _FINGERPRINT_BYTES = 512
 _KEPT_RANGES = 128
-Values = dict[str, Any]
+_TOLD_PROBLEMS = 20
 
 
 class Files(Protocol):
@@ -41,9 +41,6 @@ class Files(Protocol):
 
     def read(self, path: str, offset: int, length: int) -> bytes:
         """Return up to `length` bytes from `offset`."""
-
-    def many_small_reads(self, path: str) -> bool:
-        """Return whether thousands of small reads are cheaper than one of hundreds of megabytes."""
 
 
 class LocalFiles:
@@ -58,11 +55,6 @@ class LocalFiles:
         with open_regular(path) as file:
             file.seek(offset)
             return file.read(length)
-
-    def many_small_reads(self, path: str) -> bool:
-        """Return True."""
-        del path
-        return True
 
 
 @dataclass(slots=True)
@@ -91,6 +83,7 @@ class JournalIndex:
         headers: The header lines, as dictionaries.
         events: The event lines in force, oldest first.
         problems: How many lines could not be read.
+        problem_texts: The first 20 of them, one sentence each.
         superseded: How many events were superseded by a resume from an earlier step.
         generation: Grows when something already told was taken back (the file was replaced, or a run resumed).
         weight: Weight in force after the last line.
@@ -106,6 +99,7 @@ class JournalIndex:
         self._lock = threading.RLock()
         self.generation = 0
         self._position = 0
+        self._foreign = False
         self._forget()
 
     def refresh(self) -> bool:
@@ -121,12 +115,12 @@ class JournalIndex:
                 self.generation += 1
                 self._forget()
             before = self._position
-            if before == 0 and size > _LONG_BYTES and self._files.many_small_reads(self.path):
-                self._take_by_chain(size)
-            while size > self._position:
+            while size > self._position and not self._foreign:
                 data = self._files.read(self.path, self._position, min(_CHUNK_BYTES, size - self._position))
                 whole = data.rfind(b"\n") + 1
                 if not whole:
+                    if len(data) == _CHUNK_BYTES:
+                        self._leave_out_the_rest("it is part of a line that is too long")
                     break
                 self._take(data[:whole])
             if self._position != before:
@@ -151,17 +145,28 @@ class JournalIndex:
             return self._spans + self._provisional + unfinished
 
     def rows(self, span: Span) -> list[Values]:
-        """Return the step lines of a span, as dictionaries."""
-        key = (span.start, span.end)
+        """Return the step lines of a span, as dictionaries; those that cannot be read are left out."""
         with self._lock:
-            rows = self._ranges.get(key)
-            if rows is None:
-                rows = _step_rows(self._files.read(self.path, span.start, span.end - span.start))
-                self._ranges[key] = rows
-                while len(self._ranges) > _KEPT_RANGES:
-                    self._ranges.popitem(last=False)
-            self._ranges.move_to_end(key)
+            rows = self._read_rows(span.start, span.end)
         return rows if span.last >= span.block["last"] else [row for row in rows if row["step"] <= span.last]
+
+    def _step_rows(self, start: int, end: int) -> list[Values]:
+        lines = self._files.read(self.path, start, end - start).split(b"\n")
+        return [row for line in lines if line.startswith(_STEP_LINE) and (row := self._read(line)) is not None]
+
+    def _read(self, line: bytes, at: int | None = None) -> Values | None:
+        """Return what a line holds; where it cannot be read, None, and it is counted if its place is given."""
+        try:
+            return read_line(line)
+        except ValueError as error:
+            if at is not None:
+                self._note_problem(at, error)
+            return None
+
+    def _note_problem(self, at: int, problem: object) -> None:
+        self.problems += 1
+        if len(self.problem_texts) < _TOLD_PROBLEMS:
+            self.problem_texts.append(f"the line at byte {at} is left out: {problem}")
 
     def _is_the_same_file(self) -> bool:
         """Whether what was taken in last is still there: a resumed run cuts its journal and goes on writing."""
@@ -172,84 +177,86 @@ class JournalIndex:
         self._fingerprint = b""
         self.headers: list[Values] = []
         self.events: list[Values] = []
-        self.problems = self.superseded = 0
+        self.problems = self.superseded = self._position = 0
+        self.problem_texts: list[str] = []
         self.weight = self.proposed = float("nan")
-        self.shadow = self.disabled = self.ended = False
-        self._position = 0
+        self.shadow = self.disabled = self.ended = self._foreign = False
         self._spans: list[Span] = []
-        self._ranges: OrderedDict[tuple[int, int], list[Values]] = OrderedDict()
-        self._begin_open(0)
-        self._builder = BlockBuilder()
+        self._read_rows = lru_cache(maxsize=_KEPT_RANGES)(self._step_rows)
+        self._begin_open(0, BlockBuilder())
 
-    def _begin_open(self, start: int) -> None:
+    def _begin_open(self, start: int, builder: BlockBuilder) -> None:
         """Begin the run of steps that no block sums up yet."""
         self._open_start = self._open_parsed = self._open_block_start = start
         self._provisional: list[Span] = []
+        self._builder = builder
 
     def _take(self, data: bytes) -> None:
         """Take in whole lines."""
         base = self._position
         if base == 0 and not data.startswith(b'{"kind": "header"'):
             raise ValueError(f"{self.path!r} does not begin with the header of a journal.")
-        for start in other_lines(data):
+        for start in _other_lines(data):
             end = data.index(b"\n", start) + 1
             self._position = base + start
             self._take_line(data[start:end], base + start, base + end)
+            if self._foreign:
+                return
         self._position = base + len(data)
-
-    def _take_by_chain(self, size: int) -> None:
-        """Take in a long journal up to its last block, without reading the steps."""
-        lines = lines_by_chain(self._files, self.path, size)
-        if not lines or not lines[0][1].startswith(b'{"kind": "header"') or not lines[-1][1].endswith(b"\n"):
-            return
-        for start, line in lines:
-            self._position = start
-            self._take_line(line, start, start + len(line))
-        self._position = lines[-1][0] + len(lines[-1][1])
 
     def _take_line(self, line: bytes, start: int, end: int) -> None:
         """Take in one line that is no step."""
         try:
-            values = json.loads(line)
-            kind = values["kind"]
-            if kind == "block":
-                self._spans.append(Span(self._open_start, start, values, int(values["last"])))
-                self._builder = BlockBuilder(phase=values["phases"][-1][1])
-                self._begin_open(end)
-            elif kind == "event":
-                self._take_event(values)
-            elif kind == "header":
-                self._take_header(values, start, end)
-            elif kind == "end":
-                self.ended = True
-        except (ValueError, KeyError, TypeError, IndexError):
+            values = read_line(line)
+        except ValueError as error:
             if not self.headers:
-                raise ValueError(f"{self.path!r} does not begin with the header of a journal.") from None
-            self.problems += 1
+                raise ValueError(f"{self.path!r} does not begin with a header that can be read: {error}") from None
+            self._note_problem(start, error)
+            return
+        match values["kind"]:
+            case "block":
+                self._take_block(values, start, end)
+            case "event":
+                self._take_event(values)
+            case "header" if self.headers and values["run"] != self.headers[0]["run"]:
+                self._leave_out_the_rest(f"another run begins there ({values['run']!r:.60})")
+            case "header":
+                self._take_header(values, end)
+            case "end":
+                self.ended = True
+
+    def _leave_out_the_rest(self, why: str) -> None:
+        self._foreign = True
+        self._note_problem(self._position, f"{why}; what follows is left out, too.")
+
+    def _take_block(self, values: Values, start: int, end: int) -> None:
+        """Take in a block if it can be one of the steps before it; otherwise they are put into blocks here."""
+        before = self._spans[-1].last if self._spans else 0
+        if values["first"] <= before or values["steps"] * _LEAST_STEP_BYTES > start - self._open_start:
+            self._note_problem(start, "block: it does not fit the steps before it.")
+            return
+        self._spans.append(Span(self._open_start, start, values, values["last"]))
+        self._begin_open(end, BlockBuilder(phase=values["phases"][-1][1]))
 
     def _take_event(self, values: Values) -> None:
-        self.proposed = float(values["new_weight"])
-        self.weight = float(values.get("held_weight", self.proposed))
+        self.proposed = values["new_weight"]
+        self.weight = values.get("held_weight", self.proposed)
         if values["action"] in (Action.DISABLE, Action.ENABLE):
             self.disabled = values["action"] == Action.DISABLE
         values["index"] = len(self.events)
         self.events.append(values)
 
-    def _take_header(self, values: Values, start: int, end: int) -> None:
-        if values["format"] > FORMAT:
-            raise ValueError(f"{self.path!r} has format {values['format']}, this package reads up to {FORMAT}.")
+    def _take_header(self, values: Values, end: int) -> None:
         state = values["state"]
-        held = state.get("held_weight")
-        self.shadow, self.disabled, self.ended = held is not None, bool(state["disabled"]), False
-        self.proposed = float(state["weight"])
-        self.weight = self.proposed if held is None else float(held)
+        held = state["held_weight"]
+        self.shadow, self.disabled, self.ended = held is not None, state["disabled"], False
+        self.proposed = state["weight"]
+        self.weight = self.proposed if held is None else held
         if self.headers:
-            self._position = start
             self._spans = self.spans
-            self._supersede(int(state["step"]))
+            self._supersede(state["step"])
         self.headers.append(values)
-        self._builder = BlockBuilder()
-        self._begin_open(end)
+        self._begin_open(end, BlockBuilder())
 
     def _supersede(self, step: int) -> None:
         """Leave out what was said about steps after `step`: the run goes on from there."""
@@ -272,31 +279,21 @@ class JournalIndex:
                 return
             offset = self._open_parsed
             for line in data.splitlines(keepends=True):
+                if line.startswith(_STEP_LINE) and (row := self._read(line, offset)) is not None:
+                    self._add_open_step(row, offset + len(line))
                 offset += len(line)
-                if line.startswith(_STEP_LINE):
-                    self._add_open_step(line, offset)
             self._open_parsed = offset
 
-    def _add_open_step(self, line: bytes, end: int) -> None:
-        rows = _step_rows(line)
-        self.problems += not rows
-        for row in rows:
-            self._builder.add(row)
+    def _add_open_step(self, row: Values, end: int) -> None:
+        self._builder.add(row)
         if self._builder.steps >= 2 * BLOCK_STEPS:
             block = self._builder.take()
             self._provisional.append(Span(self._open_block_start, end, block, block["last"]))
             self._open_block_start = end
 
 
-def _step_rows(data: bytes) -> list[Values]:
-    """Return the step lines within `data`, as dictionaries; lines that cannot be read are left out."""
-    lines = [line for line in data.split(b"\n") if line.startswith(_STEP_LINE)]
-    try:
-        return list(json.loads(b"[" + b",".join(lines) + b"]"))
-    except ValueError:
-        pass
-    rows = []
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
-    return rows
+def _other_lines(data: bytes) -> Iterator[int]:
+    """Yield where in `data`, which is of whole lines, those begin that are not steps."""
+    if not data.startswith(_STEP_LINE):
+        yield 0
+    yield from (match.end() for match in _NO_STEP.finditer(data) if match.end() < len(data))

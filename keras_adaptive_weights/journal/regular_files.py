@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 _AT_ONCE = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC"))
@@ -43,6 +44,24 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
     if len(data) > most:
         raise ValueError(f"it is larger than {most} bytes.")
     return data
+
+
+def lines_of(file: BinaryIO, most: int) -> Iterator[bytes]:
+    """Yield the lines from where a file stands, as far as it goes now; the last one may lack its end.
+
+    Args:
+        file: The file.
+        most: Bytes of the longest line. Of a longer one these and some more are yielded, and nothing after them: there
+            is no telling what it is.
+    """
+    left, rest = os.fstat(file.fileno()).st_size - file.tell(), b""
+    while left > 0 and len(rest) <= most and (data := file.read(min(left, most))):
+        left -= len(data)
+        lines = (rest + data).splitlines(keepends=True)
+        rest = b"" if lines[-1].endswith(b"\n") else lines.pop()
+        yield from lines
+    if rest:
+        yield rest
 
 
 def parse_json(data: bytes | str) -> Any:

@@ -10,7 +10,8 @@ from typing import Any
 
 from keras_adaptive_weights.deciding.decision import Action
 from keras_adaptive_weights.journal.blocks import FIGURES, BlockBuilder
-from keras_adaptive_weights.journal.index import JournalIndex, Span, Values
+from keras_adaptive_weights.journal.index import JournalIndex, Span
+from keras_adaptive_weights.journal.lines import Values
 
 _COARSEST = 8
 _TRIED = (Action.INCREASE, Action.DECREASE)
@@ -39,6 +40,7 @@ class View:
         reasons: How often each reason of a HOLD was given.
         bands: Phases of the controller.
         skipped: Skipped steps: step, what was non-finite or None, whether it was routine loss scaling.
+        dampened: Steps whose total loss was scaled down: step and factor.
     """
 
     first: int = 0
@@ -48,6 +50,7 @@ class View:
     reasons: dict[str, int] = field(default_factory=dict)
     bands: list[Band] = field(default_factory=list)
     skipped: list[list[Any]] = field(default_factory=list)
+    dampened: list[list[Any]] = field(default_factory=list)
 
     def column(self, figure: str, which: str = "last") -> list[float]:
         """Return one figure of all buckets: its "least", "greatest" or "last" value; NaN where it has none."""
@@ -58,7 +61,7 @@ class View:
 
 
 def view(index: JournalIndex, first: int | None = None, last: int | None = None, points: int = 1000) -> View:
-    """Return a window of a journal in at most `points` buckets. No event and no skipped step is ever left out.
+    """Return a window of a journal in at most `points` buckets; its events, skipped and dampened steps are all in it.
 
     Args:
         index: A refreshed index.
@@ -85,6 +88,7 @@ def view(index: JournalIndex, first: int | None = None, last: int | None = None,
         reasons=_total_reasons(blocks),
         bands=_bands(index, blocks),
         skipped=[skip for block in blocks for skip in block["skipped"]],
+        dampened=[step for block in blocks for step in block["dampened"]],
     )
 
 
@@ -200,6 +204,7 @@ def to_columns(seen: View) -> dict[str, Any]:
         "reasons": seen.reasons,
         "bands": [[band.kind, band.first, band.last] for band in seen.bands],
         "skipped": seen.skipped,
+        "dampened": seen.dampened,
     }
 
 

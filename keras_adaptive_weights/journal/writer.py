@@ -1,4 +1,4 @@
-"""Writing a journal: one line per step and event, behind a backlog."""
+"""Writing a journal: one line per step and event and a block after every so many steps, behind a backlog."""
 
 from __future__ import annotations
 
@@ -8,17 +8,28 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
 
 from keras_adaptive_weights.deciding.decision import Decision, Observation
+from keras_adaptive_weights.journal.appended_file import let_go, take_over
 from keras_adaptive_weights.journal.backlog import Backlog, Note
-from keras_adaptive_weights.journal.continuation import let_go, open_journal, take_over
-from keras_adaptive_weights.journal.encoder import LineEncoder
-from keras_adaptive_weights.journal.lines import FORMAT, Header, encode, header_values
+from keras_adaptive_weights.journal.blocks import BLOCK_STEPS, BlockBuilder
+from keras_adaptive_weights.journal.continuation import open_journal
+from keras_adaptive_weights.journal.lines import (
+    FORMAT,
+    Header,
+    Values,
+    encode,
+    event_values,
+    header_values,
+    outcome_values,
+    step_values,
+)
 
 
 class JournalWriter:
     """Appends to a journal. An observer: give it to whoever takes decisions, and `close` it at the end.
+
+    A forked child of the process writes nothing.
 
     Args:
         path: The file; its folder is made. A journal of the same run is continued from the step that the header's
@@ -43,7 +54,7 @@ class JournalWriter:
         self.run = header.run
         self._path = Path(path)
         self._clock = clock
-        self._encoder = LineEncoder()
+        self._block = BlockBuilder()
         process = {"pid": os.getpid(), "host": socket.gethostname()}
         about = {"format": FORMAT, "wall_time": clock(), "process": process}
         header_line = encode({"kind": "header", **about, **header_values(header)})
@@ -51,7 +62,7 @@ class JournalWriter:
         with contextlib.ExitStack() as opened:
             opened.callback(let_go, self._path, self)
             self._file = open_journal(self._path, header, header_line)
-            opened.callback(_close_quietly, self._file)
+            opened.callback(self._file.close)
             self._write([header_line])
             opened.pop_all()
         self._backlog = Backlog(self._write_notes, flush_seconds=flush_seconds, clock=clock)
@@ -73,30 +84,36 @@ class JournalWriter:
         if self._backlog.closed:
             return
         let_go(self._path, self)
+        how = {"interrupted": True} if interrupted else {}
         try:
-            self._backlog.close(
-                {"kind": "end", "wall_time": self._clock(), **({"interrupted": True} if interrupted else {})}
-            )
+            self._backlog.close({"kind": "end", "wall_time": self._clock(), **how})
         finally:
             self._file.close()
 
-    def _write_notes(self, notes: Iterator[Note], last: dict[str, Any] | None) -> None:
-        for note in notes:
-            self._encoder.add_execution(*note)
+    def _write_notes(self, notes: Iterator[Note], last: Values | None) -> None:
+        lines = [encode(values) for note in notes for values in self._values(note)]
         if last is not None:
-            self._encoder.add(last)
-        if lines := self._encoder.take():
+            lines.append(encode(last))
+        if lines:
             self._write(lines)
         else:
-            with contextlib.suppress(OSError):
-                os.utime(self._path)
+            self._file.touch()
+
+    def _values(self, note: Note) -> Iterator[Values]:
+        """Yield what is to be written of an execution."""
+        observations, decision, wall_time = note
+        held, final = decision.held_weight, len(observations) - 1
+        weights = (decision.old_weight, None) if held is None else (held, decision.old_weight)
+        for number, seen in enumerate(observations):
+            values = step_values(seen, *weights)
+            if number == final:
+                values.update(outcome_values(decision))
+            self._block.add(values)
+            yield values
+        if self._block.steps >= BLOCK_STEPS:
+            yield self._block.take()
+        if decision.is_event:
+            yield event_values(decision, wall_time)
 
     def _write(self, lines: Sequence[str]) -> None:
         self._file.write("\n".join(lines) + "\n")
-        self._file.flush()
-
-
-def _close_quietly(file: TextIO) -> None:
-    """Close a file that could not be written to; closing it fails for the same reason."""
-    with contextlib.suppress(OSError):
-        file.close()

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from keras_adaptive_weights.deciding.decision import Decision, Observation
 from keras_adaptive_weights.deciding.observers import DecisionObserver
+from keras_adaptive_weights.journal.lines import Header
+from keras_adaptive_weights.journal.writer import JournalWriter
+from keras_adaptive_weights.recording.lost_disable import LostDisable, lost_disable
+from keras_adaptive_weights.recording.run_folder import JOURNAL
+from keras_adaptive_weights.recording.summaries import TensorBoardObserver
 
 
 class Writer(DecisionObserver, Protocol):
@@ -23,12 +29,39 @@ class Writer(DecisionObserver, Protocol):
         """Write what is pending and close the file; `interrupted` where an exception ended the training."""
 
 
+def open_record(folder: str | os.PathLike[str], header: Header, *, update_freq: int) -> RunRecord:
+    """Open the record of a run from the step on that the header's state has.
+
+    Args:
+        folder: Where journal and event file go; it is made.
+        header: What is recorded.
+        update_freq: Steps between two records of the scalars in TensorBoard.
+
+    Raises:
+        ValueError: The folder holds the record of another run, or another process writes to it.
+    """
+    journal, step = Path(folder) / JOURNAL, int(header.state["step"])
+
+    def open_event_file() -> Writer:
+        about: dict[str, Any] = {"term": header.term, "config": header.config, "base_weight": header.base_weight}
+        return TensorBoardObserver(folder, **about, run=header.run, update_freq=update_freq, step=step)
+
+    record = RunRecord(folder, [lambda: JournalWriter(journal, header), open_event_file])
+    record.lost = lost_disable(journal, step)
+    return record
+
+
 class RunRecord:
     """Passes everything on to its writers. A writer that fails is left out; the first failure is a warning.
+
+    Until it is closed it is closed at the end of the process, whose `fit` may have been ended by an exception.
 
     Args:
         folder: Where they write, for the warning.
         openers: Functions that open the writers.
+
+    Attributes:
+        lost: The operator's disable that the run, killed and resumed, has yet to repeat. `None`: there is none.
 
     Raises:
         ValueError: The folder holds the record of another run.
@@ -38,6 +71,8 @@ class RunRecord:
         self._folder = Path(folder)
         self._writers: list[Writer] = []
         self._warned = False
+        self.lost: LostDisable | None = None
+        atexit.register(self.close)
         for opener in openers:
             try:
                 self._writers.append(opener())
@@ -64,8 +99,16 @@ class RunRecord:
             with contextlib.suppress(Exception):  # the next `observe` fails too, and says so
                 writer.note_save(step)
 
+    def disable_due(self, step: int) -> str | None:
+        """Return the note of the operator's lost disable when its step has come, once; otherwise None."""
+        if self.lost is None or step < self.lost.step:
+            return None
+        note, self.lost = self.lost.note, None
+        return note
+
     def close(self, *, interrupted: bool = False) -> None:
-        """Close the writers. Harmless if called twice."""
+        """Close the writers; `interrupted` where an exception ended the training. Harmless if called twice."""
+        atexit.unregister(self.close)
         while self._writers:
             try:
                 self._writers.pop().close(interrupted=interrupted)

@@ -1,7 +1,7 @@
 """The TensorBoard observer: scalars every few steps, every event at its step with a text that explains it.
 
-Written with TensorBoard's own event writer rather than `tf.summary`: one record holds all scalars of a step, which
-costs microseconds where a `tf.summary.scalar` costs 0.4 ms, and no `record_if` of another callback can drop it.
+Written as event records rather than with `tf.summary`: one record holds all scalars of a step, which costs microseconds
+where a `tf.summary.scalar` costs 0.4 ms, and no `record_if` of another callback can drop it.
 
 TensorBoard keeps one record per tag and step, so each action has a text tag of its own.
 """
@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_STRING
@@ -22,15 +21,14 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as layout_metadata
 from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.plugins.text import metadata as text_metadata
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Action, Decision, Observation, Reason
 from keras_adaptive_weights.deciding.printable import LONGEST_NOTE, printable
 from keras_adaptive_weights.deciding.term_names import weight_name
+from keras_adaptive_weights.journal.appended_file import let_go, take_over
 from keras_adaptive_weights.journal.backlog import Backlog, Note
-from keras_adaptive_weights.journal.continuation import let_go, take_over
-from keras_adaptive_weights.recording.event_files import Kept, take_back, wait_for_a_later_name
+from keras_adaptive_weights.recording.event_files import EventFile
 
 _OUTCOME_SCALARS = {
     "action": "What was decided: " + ", ".join(f"{action.code} {action.value}" for action in Action) + ".",
@@ -47,6 +45,8 @@ _EVIDENCE_SCALARS = {
     "average_gradient_norm": "Mean of the gradient norms before the recent ones.",
     "stable_steps": "Consecutive steps without spike or skip.",
     "skipped_steps": "Steps skipped so far.",
+    "dampened_steps": "Steps so far whose total loss was a spike and was scaled down, its gradients with it.",
+    "empty_steps": "Steps so far on which there was nothing to measure.",
 }
 
 
@@ -99,13 +99,9 @@ class TensorBoardObserver:
         }
         self._key = Path(log_dir) / "events"
         take_over(self._key, self)
-        kept = Kept() if step is None else take_back(Path(log_dir), step)
-        self._step, self._tags = step or 0, set(kept.tags_at_step)
-        if step is not None:
-            wait_for_a_later_name(Path(log_dir))
-        self._writer = EventFileWriter(os.fspath(log_dir), max_queue_size=1000, flush_secs=1)
-        if layout_metadata.CONFIG_SUMMARY_TAG not in kept.tags:
-            self._write(self._step, time.time(), [_layout(self._weight_tag)])
+        self._events = EventFile(Path(log_dir), step)
+        if layout_metadata.CONFIG_SUMMARY_TAG not in self._events.tags:
+            self._events.add(step or 0, time.time(), [_layout(self._weight_tag)])
         self._backlog = Backlog(self._write_notes)
 
     def observe(self, observations: Sequence[Observation], decision: Decision) -> None:
@@ -129,14 +125,15 @@ class TensorBoardObserver:
         let_go(self._key, self)
         try:
             self._backlog.close()
+            self._events.flush_records()
         finally:
-            self._writer.close()
+            self._events.close()
 
     def _write_notes(self, notes: Iterator[Note], last: None) -> None:
         del last
         written = [self._write_note(note) for note in notes]
         if any(written):
-            self._writer.flush()
+            self._events.flush_records()
 
     def _write_note(self, note: Note) -> bool:
         """Write what is due of it; return whether anything was."""
@@ -147,7 +144,7 @@ class TensorBoardObserver:
         values = [self._scalar(tag, value) for tag, value in self._scalars(decision)]
         if decision.is_event:
             values.append(_text(f"decisions/{decision.action.value}", _markdown(decision)))
-        complete = self._write(decision.step, note.wall_time, values)
+        complete = self._events.add(decision.step, note.wall_time, values)
         if note.observations or not complete:
             self._written = decision.step if complete else None
         return True
@@ -179,18 +176,6 @@ class TensorBoardObserver:
         self._described[tag] = Summary.Value(tag=tag, tensor=tensor)
         metadata = scalar_metadata.create_summary_metadata(display_name="", description=self._about[tag])
         return Summary.Value(tag=tag, tensor=tensor, metadata=metadata)
-
-    def _write(self, step: int, wall_time: float, values: list[Summary.Value]) -> bool:
-        """Write the values whose tags have none at this step; return whether these were all."""
-        if step != self._step:
-            self._step, self._tags = step, set()
-        new = [value for value in values if value.tag not in self._tags]
-        self._tags.update(value.tag for value in new)
-        if new:
-            event = Event(wall_time=wall_time, step=step)
-            event.summary.value.extend(new)
-            self._writer.add_event(event)
-        return len(new) == len(values)
 
 
 def _layout(weight_tag: str) -> Summary.Value:

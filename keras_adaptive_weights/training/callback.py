@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 from collections import deque
@@ -17,20 +16,16 @@ from keras_adaptive_weights.deciding.decision import Decision, Observation, chec
 from keras_adaptive_weights.deciding.observers import DecisionLogger, DecisionObserver, DecisionPrinter
 from keras_adaptive_weights.deciding.state import adaptive_weight_metrics, stability_metrics
 from keras_adaptive_weights.journal.lines import Header
-from keras_adaptive_weights.journal.lost_disable import LostDisable, lost_disable
-from keras_adaptive_weights.journal.writer import JournalWriter
 from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
 from keras_adaptive_weights.operating.control import CONTROL, ControlFile
-from keras_adaptive_weights.recording.record import RunRecord
-from keras_adaptive_weights.recording.summaries import TensorBoardObserver
+from keras_adaptive_weights.recording.record import RunRecord, open_record
+from keras_adaptive_weights.recording.run_folder import FOLDER
 from keras_adaptive_weights.runtime.distribution import is_chief, several_workers
 from keras_adaptive_weights.training.checkpoints import callbacks_of_this_fit
 from keras_adaptive_weights.training.fit_needs import find_weight, refuse_mute_step, refuse_twins
 from keras_adaptive_weights.training.recovery import Guard, ModelRecovery
 from keras_adaptive_weights.training.telemetry import StepRow
 from keras_adaptive_weights.training.worker_requests import WorkerRequests
-
-SUBFOLDER = "adaptive_weights"
 
 
 class AdaptiveWeightCallback(keras.callbacks.Callback):
@@ -126,10 +121,10 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         self._read = 0
         self._unguarded: list[Observation] = []
         self._attached: list[DecisionObserver] = []
+        self._record: RunRecord | None = None
         self._asked: deque[tuple[str, str]] = deque()
         self._workers: WorkerRequests | None = None
         self._begun = False
-        self._lost: LostDisable | None = None
 
     @property
     def decisions(self) -> list[Decision]:
@@ -220,14 +215,15 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
     def _begin(self, weight: AdaptiveWeight) -> None:
         weight.set_shadow(self.shadow)  # and the variable, where an interrupt came between it and the decision
         weight.before_saving(self._before_saving)
-        atexit.register(self._close)
-        for observer in self._open_observers(weight):
+        observers: list[DecisionObserver] = [DecisionLogger(), *self._observers]
+        if (folder := self._folder) is not None:
+            header = Header(weight.run, self.term, weight.base_weight, weight.config, weight.state.to_dict())
+            self._record = open_record(folder, header, update_freq=self.update_freq)
+            observers.insert(0, self._record)
+            self._control = ControlFile(folder / CONTROL, weight.run) if self.remote_control else None
+        for observer in observers:
             self._attached.append(observer)
             weight.subscribe(observer)
-        if self.remote_control and (folder := self._folder) is not None:
-            self._control = ControlFile(folder / CONTROL, weight.run)
-        if (folder := self._folder) is not None:
-            self._lost = lost_disable(folder / "journal.jsonl", weight.step_count)
         self._begun = True
         self._serve(weight)
 
@@ -249,9 +245,8 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
     def _before_saving(self) -> None:
         """Take in what the checkpoint will hold, so that neither weight nor record lags behind the parameters."""
         self._catch_up()
-        for observer in self._attached:
-            if isinstance(observer, RunRecord) and self._weight is not None:
-                observer.note_save(self._weight.step_count)
+        if self._record is not None and self._weight is not None:
+            self._record.note_save(self._weight.step_count)
 
     def _ask(self, name: str, note: str) -> None:
         self._asked.append((name, checked_note(type(self).__name__, note)))
@@ -266,33 +261,19 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
 
     def _disable_again(self) -> None:
         """Disable as by hand where the run before it was killed and resumed was, when that step has come again."""
-        if self._lost is None or self._weight is None:
+        if self._record is None or self._weight is None:
             return
         ahead = self.model.steps_per_execution if self._workers is not None else 0  # it travels with an execution
-        if self._weight.step_count + ahead >= self._lost.step:
-            note, self._lost = self._lost.note, None
-            if not self._weight.state.disabled:
-                self._ask("disable", note)
+        note = self._record.disable_due(self._weight.step_count + ahead)
+        if note is not None and not self._weight.state.disabled:
+            self._ask("disable", note)
 
     @property
     def _folder(self) -> Path | None:
         """Where this process keeps the record, if it does."""
         if self.log_dir is None or not is_chief(self.model.distribute_strategy):
             return None
-        return self.log_dir / SUBFOLDER
-
-    def _open_observers(self, weight: AdaptiveWeight) -> list[DecisionObserver]:
-        observers: list[DecisionObserver] = [DecisionLogger(), *self._observers]
-        if (folder := self._folder) is None:
-            return observers
-        header = Header(weight.run, self.term, weight.base_weight, weight.config, weight.state.to_dict())
-        about: dict[str, Any] = {"term": self.term, "config": weight.config, "base_weight": weight.base_weight}
-        step = weight.step_count
-        openers = (
-            lambda: JournalWriter(folder / "journal.jsonl", header),
-            lambda: TensorBoardObserver(folder, **about, run=weight.run, update_freq=self.update_freq, step=step),
-        )
-        return [RunRecord(folder, openers), *observers]
+        return self.log_dir / FOLDER
 
     def _detach(self, *, interrupted: bool = False) -> None:
         """End the record with the last step that was taken, and let the weight go."""
@@ -300,20 +281,15 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
             with contextlib.suppress(AttributeError):  # the model was compiled anew: it has no telemetry
                 self._catch_up()
             self._weight.before_saving(None)
-        self._close(interrupted=interrupted)
-
-    def _close(self, *, interrupted: bool = False) -> None:
-        """Close the record. Also called at the end of a process whose `fit` was ended by an exception."""
-        atexit.unregister(self._close)
         for observer in self._attached:
             if self._weight is not None:
                 self._weight.unsubscribe(observer)
-            if isinstance(observer, RunRecord):
-                observer.close(interrupted=interrupted)
+        if self._record is not None:
+            self._record.close(interrupted=interrupted)
         if self._weight is not None and self._begun:
             self._weight.set_shadow(None)
         self._attached.clear()
-        self._control = None
+        self._record = self._control = None
 
 
 class AdaptiveMelWeightCallback(AdaptiveWeightCallback):

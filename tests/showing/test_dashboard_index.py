@@ -6,9 +6,8 @@ import math
 import pytest
 from dashboard_runs import RunMaker, eventful_run
 
-from keras_adaptive_weights.journal.blocks import BLOCK_STEPS, BlockBuilder
-from keras_adaptive_weights.journal.chain import lines_by_chain, other_lines
-from keras_adaptive_weights.journal.index import JournalIndex, LocalFiles
+from keras_adaptive_weights.journal.blocks import BlockBuilder
+from keras_adaptive_weights.journal.index import JournalIndex
 from keras_adaptive_weights.journal.reader import read_journal
 from keras_adaptive_weights.journal.view import to_columns, view
 
@@ -175,55 +174,6 @@ def test_executions_of_several_steps_have_one_decision_each(tmp_path):
     seen = view(index_of(maker.journal))
     assert seen.steps == 800
     assert sum(seen.reasons.values()) == 100 - len(maker.events)
-
-
-def test_the_writer_says_where_its_blocks_and_events_are(run):
-    """Every link of the chain holds: it finds what reading the whole file finds."""
-    data = run.journal.read_bytes()
-    found = lines_by_chain(LocalFiles(), str(run.journal), len(data))
-    last = found[-1]
-    assert b'"kind": "block"' in last[1]
-    whole = [(start, data[start : data.index(b"\n", start) + 1]) for start in other_lines(data)]
-    assert found == [line for line in whole if line[0] <= last[0]]
-
-
-@pytest.mark.parametrize("damage", ["bytes", "events", "resumed", "torn"])
-def test_a_chain_with_a_broken_link_still_finds_every_line(tmp_path, damage):
-    maker = RunMaker(tmp_path).observe(4 * BLOCK_STEPS + 40)
-    if damage == "resumed":
-        maker.resume(maker.state)
-    maker.observe(3 * BLOCK_STEPS).close()
-    text = maker.journal.read_text()
-    if damage == "torn":
-        at = text.index('{"kind": "step", "step": 300')
-        text = text[: at + 20] + "\n" + text[at:]
-    elif damage != "resumed":
-        lines = text.splitlines(True)
-        at = [i for i, line in enumerate(lines) if line.startswith('{"kind": "block"')][3]
-        values = json.loads(lines[at])
-        values["bytes"] += 7 * (damage == "bytes")
-        values["events"] += [[3, 30]] * (damage == "events")
-        lines[at] = json.dumps(values) + "\n"
-        text = "".join(lines)
-    maker.journal.write_text(text)
-    data = text.encode()
-    found = lines_by_chain(LocalFiles(), str(maker.journal), len(data))
-    whole = [(start, data[start : data.index(b"\n", start) + 1]) for start in other_lines(data)]
-    assert found == [line for line in whole if line[0] <= found[-1][0]]
-
-
-def test_a_long_journal_is_opened_by_its_chain_with_the_same_result(run, monkeypatch):
-    monkeypatch.setattr("keras_adaptive_weights.journal.index._LONG_BYTES", 1000)
-    quick = JournalIndex(run.journal)
-    read = []
-    inner = quick._files.read
-    monkeypatch.setattr(quick._files, "read", lambda *args: read.append(inner(*args)) or read[-1])
-    quick.refresh()
-    monkeypatch.undo()
-    slow = index_of(run.journal)
-    assert quick.events == slow.events
-    assert [(s.start, s.end, s.block) for s in quick._spans] == [(s.start, s.end, s.block) for s in slow._spans]
-    assert to_columns(view(quick, points=50)) == to_columns(view(slow, points=50))
 
 
 @pytest.mark.parametrize("text", ["not a journal\n", '{"kind": "step"}\n', '{"kind": "header", "format": 99}\n'])

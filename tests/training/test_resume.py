@@ -5,8 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
+import shutil
+import struct
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import keras
 import kill_and_resume
@@ -14,15 +19,19 @@ import numpy as np
 import pytest
 import verify
 from given_losses import QUICK, RISING, fit, make_model
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.deciding import envelope, guide_rule
 from keras_adaptive_weights.deciding.state import ControllerState, initial_state
-from keras_adaptive_weights.journal.continuation import let_go
+from keras_adaptive_weights.journal.appended_file import let_go
 from keras_adaptive_weights.journal.index import JournalIndex
 from keras_adaptive_weights.journal.lines import Header
-from keras_adaptive_weights.journal.lost_disable import AGAIN, LostDisable, lost_disable
 from keras_adaptive_weights.journal.writer import JournalWriter
+from keras_adaptive_weights.recording import event_files
+from keras_adaptive_weights.recording.lost_disable import AGAIN, LostDisable, lost_disable
 from keras_adaptive_weights.recording.summaries import TensorBoardObserver
 from keras_adaptive_weights.training import callback as callback_room
 from keras_adaptive_weights.training import train_step as train_step_room
@@ -189,7 +198,7 @@ class Run:
         self.writer._backlog.flush()
         if in_the_middle_of_a_line:
             self.writer._file.write('{"kind": "step", "step": 9')
-        self.writer._backlog.closed = True
+        self.writer._backlog._closed = True
         self.writer._file.close()
         let_go(self.path, self.writer)
 
@@ -539,15 +548,87 @@ def test_what_is_asked_for_at_a_step_already_written_comes_with_the_next(tmp_pat
     assert (steps["mel_weight"][-2:], steps["decisions/enable"]) == ([6, 7], [6])
 
 
-def test_many_files_within_a_second_are_read_in_the_order_they_were_written(tmp_path):
+@pytest.fixture
+def no_waiting(monkeypatch):
+    """Whatever sleeps fails."""
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"slept {seconds} s"))
+
+
+@pytest.mark.parametrize("remembered", [True, False], ids=["same process", "new process"])
+def test_fits_within_a_second_go_on_in_one_file(remembered, tmp_path, no_waiting, monkeypatch):
     state = initial_state(QUICK, 2.5)
-    for _ in range(3):
+    for _ in range(5):
+        if not remembered:
+            monkeypatch.setattr(event_files, "_left", {})
         events = observer(tmp_path, step=state.step)
         state = write(events, state, 2)
         events.close()
-    files = sorted((tmp_path / "adaptive_weights").glob("*tfevents*"))
-    assert len({file.name.split(".")[3] for file in files}) == 3
-    assert verify.check_event_files(tmp_path)["mel_weight"] == list(range(1, 7))
+    assert len(list((tmp_path / "adaptive_weights").glob("*tfevents*"))) == 1
+    assert verify.check_event_files(tmp_path)["mel_weight"] == list(range(1, 11))
+    assert verify.check_event_files(tmp_path)["custom_scalars__config__"] == [0]
+    assert read_as_tensorboard_does(tmp_path) == list(range(1, 11))
+
+
+def test_many_files_within_a_second_are_read_in_the_order_they_were_written(tmp_path, no_waiting):
+    """Steps are taken back each time, so each goes on in a file of its own, beside one that another program named."""
+    state, folder = initial_state(QUICK, 2.5), tmp_path / "adaptive_weights"
+    for number in range(12):
+        events = observer(tmp_path, step=state.step)
+        kept = state = write(events, state, 2)
+        write(events, kept, 1)
+        events.close()
+        if number == 3:
+            (newest,) = sorted(folder.glob("*tfevents*"))[-1:]
+            newest.rename(folder / f"events.out.tfevents.{int(newest.name.split('.')[3]):010d}.~zebra.9.9")
+    events = observer(tmp_path, step=state.step)
+    events.close()
+    files = sorted(folder.glob("*tfevents*"))
+    assert len(files) == len({file.name.split(".")[3] for file in files}) == 13
+    assert verify.check_event_files(tmp_path)["mel_weight"] == list(range(1, 25))
+    assert read_as_tensorboard_does(tmp_path) == list(range(1, 25))
+
+
+def read_as_tensorboard_does(folder):
+    """Return the steps of the weight, which TensorBoard drops where a step goes back."""
+    accumulator = EventAccumulator(str(folder / "adaptive_weights"), size_guidance={"tensors": 0})
+    accumulator.Reload()
+    return [event.step for event in accumulator.Tensors("mel_weight")]
+
+
+def test_what_was_changed_behind_its_back_is_read_anew(tmp_path):
+    """The file that was left is gone, or longer than it was left: the memory of it does not count."""
+    for change in (Path.unlink, lambda path: path.write_bytes(path.read_bytes() + b"torn")):
+        events = observer(tmp_path, step=0)
+        state = write(events, initial_state(QUICK, 2.5), 3)
+        events.close()
+        (file,) = (tmp_path / "adaptive_weights").glob("*tfevents*")
+        change(file)
+        events = observer(tmp_path, step=3)
+        write(events, state, 2)
+        events.close()
+        steps = verify.check_event_files(tmp_path)["mel_weight"]
+        assert steps == ([4, 5] if change is Path.unlink else [1, 2, 3, 4, 5])
+        shutil.rmtree(tmp_path / "adaptive_weights")
+
+
+def test_event_files_of_nonsense_are_moved_aside_or_left_alone(tmp_path):
+    folder = tmp_path / "adaptive_weights"
+    folder.mkdir()
+    length = struct.pack("<Q", 1 << 60)
+    (folder / "a.tfevents.1").write_bytes(length + struct.pack("<I", masked_crc32c(length)) + b"x")
+    head = struct.pack("<Q", 4)
+    (folder / "b.tfevents.1").write_bytes(head + struct.pack("<I", masked_crc32c(head)) + b"\xff" * 8 + b"more")
+    (folder / "c.tfevents.1").mkdir()
+    os.mkfifo(folder / "d.tfevents.1")
+    events = observer(tmp_path, step=5)
+    write(events, initial_state(QUICK, 2.5)._replace(step=5), 2)
+    events.close()
+    steps = {}
+    for path in folder.glob("events.out*"):
+        for event in EventFileLoader(str(path)).Load():
+            steps.setdefault(event.step, 0)
+    assert sorted(steps) == [0, 5, 6, 7]
+    assert sorted(path.name[:8] for path in (folder / "abandoned").iterdir()) == ["a.events", "b.events"]
 
 
 def test_a_model_file_of_the_killed_run_is_all_there_is_to_resume_from(tmp_path):

@@ -192,7 +192,7 @@ def disabled(tmp_path_factory):
         (with_state(base_weight=math.nan), "field `base_weight` must be a finite number"),
         (with_state(step="7"), "field `step` must be an integer"),
         (with_state(disabled="no"), "field `disabled` must be true or false"),
-        (with_state(losses={"recent": 3}), "field `losses.reference` is missing"),
+        (with_state(losses={"recent": 3}), "field `losses.recent` must be a list"),
         (lambda values: {"run": values["run"]}, "expected `run` and `state`"),
         (lambda values: {**values, "run": None}, "field `run` must be the id of a run"),
         (lambda values: {**values, "balance": {}}, "expected `run` and `state`"),

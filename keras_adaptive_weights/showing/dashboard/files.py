@@ -59,10 +59,6 @@ class TensorBoardFiles:
         except Exception as error:
             raise OSError(f"{path}: {error}") from error
 
-    def many_small_reads(self, path: str) -> bool:
-        """Return whether thousands of small reads are cheap: for local files."""
-        return not _is_remote(path)
-
     def age(self, path: str, now: float) -> float | None:
         """Return the seconds since a local file was last written or touched; None for a remote one."""
         if _is_remote(path):

@@ -1,0 +1,92 @@
+"""The operator's last word: a disable by hand that a kill swallowed, since it came after the last checkpoint.
+
+A resumed run disables the weight again when it comes to that step, as the run would have had it if it had not been
+killed.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from keras_adaptive_weights.deciding.decision import Action
+from keras_adaptive_weights.deciding.printable import printable
+from keras_adaptive_weights.journal.continuation import ABANDONED, event_of
+from keras_adaptive_weights.journal.lines import MOST_LINE_BYTES, read_line
+from keras_adaptive_weights.journal.regular_files import lines_of, open_regular
+
+AGAIN = " (again: the run was resumed from before it)"
+_logger = logging.getLogger("keras_adaptive_weights")
+
+
+class LostDisable(NamedTuple):
+    """A disable by hand that a resumed run has yet to repeat: after which step, and the note for the record."""
+
+    step: int
+    note: str
+
+
+def lost_disable(path: Path, step: int) -> LostDisable | None:
+    """Return the operator's last word, where that was to disable and came after the restore point; and log it.
+
+    Args:
+        path: The journal, whose lost lines were moved aside already.
+        step: Step that the run goes on from.
+    """
+    abandoned = sorted((path.parent / ABANDONED).glob(f"*{path.suffix}"))
+    lost = max((word for file in abandoned for word in _words(file)), key=lambda word: word.time, default=None)
+    if lost is None or lost.action is not Action.DISABLE or lost.step < step:
+        return None
+    if any(word.time >= lost.time for word in _words(path)):
+        return None
+    _logger.warning(
+        "The weight was disabled by hand at step %d (%s), after step %d, from which the run goes on: it will be "
+        "disabled again at that step. Call `emergency_disable` to have it disabled now.",
+        lost.step,
+        printable(lost.note) or "no note",
+        step,
+    )
+    return LostDisable(lost.step, f"{lost.note.removesuffix(AGAIN)}{AGAIN}")
+
+
+class _Word(NamedTuple):
+    """A disable or enable by hand: when it was, and the decision."""
+
+    time: float
+    step: int
+    action: Action
+    note: str
+
+
+def _words(path: Path) -> tuple[_Word, ...]:
+    """Return what was disabled and enabled by hand in a journal; what cannot be read is logged."""
+    try:
+        status = path.stat()
+        return _words_of(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        _logger.warning("%s is left out: %s", printable(path), printable(error))
+        return ()
+
+
+@lru_cache(maxsize=64)
+def _words_of(path: Path, size: int, changed: int) -> tuple[_Word, ...]:
+    """The same, of a file as it was at a time: the next `fit` need not read it again."""
+    del size, changed
+    words, unreadable = [], 0
+    with open_regular(path) as file:
+        for line in lines_of(file, MOST_LINE_BYTES):
+            if line.startswith(b'{"kind": "step"'):
+                continue
+            try:
+                values = read_line(line)
+            except ValueError:
+                unreadable += line.endswith(b"\n")
+                continue
+            decision = event_of(values)
+            if decision is not None and decision.by_hand and decision.action in (Action.DISABLE, Action.ENABLE):
+                words.append(_Word(values["wall_time"], decision.step, decision.action, decision.note))
+    if unreadable:
+        _logger.warning("%d lines of %s cannot be read and are left out.", unreadable, printable(path))
+    return tuple(words)
