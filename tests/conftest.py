@@ -40,6 +40,12 @@ def seeded():
 
 
 @pytest.fixture
+def all_tricks(monkeypatch):
+    """For a test of what the tricks in `runtime` do, where the suite runs without them (`KAW_PLAIN=1`)."""
+    monkeypatch.delenv("KAW_PLAIN", raising=False)
+
+
+@pytest.fixture
 def fresh_session():
     """No Keras state of an earlier test, and none left for a later one."""
     import keras

@@ -17,7 +17,13 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.ops import control_flow_util
+
+from keras_adaptive_weights.runtime.plain import plain
+
+try:
+    from tensorflow.python.ops import control_flow_util
+except ImportError:  # a later TensorFlow: see `in_xla`
+    control_flow_util = None
 
 # fmt: off
 _HARMLESS = frozenset({
@@ -45,10 +51,10 @@ def run_where(condition: Any, fn: Callable[[], Any], otherwise: Callable[[], Any
         fn: What to do: any TensorFlow code of one replica. Tensors that it makes must not be used outside it.
         otherwise: What to do where the condition does not hold. `None`: nothing.
     """
-    if tf.executing_eagerly():
+    write = _way_to_write()
+    if write is None:
         branch(condition, fn, otherwise)
         return
-    write = _write_chosen if in_xla() else _write_where
     write(condition, fn)
     if otherwise is not None:
         write(tf.logical_not(condition), otherwise)
@@ -57,6 +63,16 @@ def run_where(condition: Any, fn: Callable[[], Any], otherwise: Callable[[], Any
 def branch(condition: Any, fn: Callable[[], Any], otherwise: Callable[[], Any] | None = None) -> None:
     """As `run_where`, by a `tf.cond`: all that `fn` does waits for the condition."""
     tf.cond(condition, _effects(fn), _effects(otherwise))
+
+
+def _way_to_write() -> Callable[[Any, Callable[[], Any]], None] | None:
+    """Return how only the writes wait, by what is being traced. `None`: not at all, or TensorFlow has not the names."""
+    xla = in_xla()
+    if tf.executing_eagerly() or xla is None or plain("conditional_writes"):
+        return None
+    if xla:
+        return _write_chosen if hasattr(tf.Graph, "_create_op_internal") else None
+    return _write_where if hasattr(tf.Operation, "_add_control_input") else None
 
 
 def _effects(fn: Callable[[], Any] | None) -> Callable[[], Any]:
@@ -135,6 +151,7 @@ def _is_large(operation: Any) -> bool:
     return operation.type != "ReadVariableOp" and any(size is None or size > _LARGE for size in sizes)
 
 
-def in_xla() -> bool:
-    """Whether XLA compiles what is being traced: TensorFlow's own `tf.cond` asks this way."""
-    return bool(control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
+def in_xla() -> bool | None:
+    """Whether XLA compiles what is being traced, asked as TensorFlow's `tf.cond` asks. `None`: nobody can be asked."""
+    ask = getattr(control_flow_util, "GraphOrParentsInXlaContext", None)
+    return None if ask is None else bool(ask(tf.compat.v1.get_default_graph()))

@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from keras_adaptive_weights.runtime.conditional_writes import branch, run_where
+from keras_adaptive_weights.runtime.plain import plain
 
 
 def replicas() -> int:
@@ -79,7 +80,7 @@ def on_every_replica(
 
     def across(strategy: Any, fns: Any, values: Any, *finite: Any) -> None:
         def apply() -> None:
-            with _gradients_summed(strategy, optimizer):
+            with _gradients_summed(optimizer):
                 strategy.extended.call_for_each_replica(lambda fn: fn(), args=(fns,))
 
         def undo() -> None:
@@ -103,7 +104,7 @@ def read_once(variables: Sequence[tf.Variable]) -> Iterator[None]:
     and computes the same few scalars from them each time; read outside, they are recognised as the same. On one
     replica only. Uses how TensorFlow keeps the value of a variable with a `caching_device`.
     """
-    if replicas() > 1:
+    if replicas() > 1 or plain("read_once"):
         variables = ()
     for variable in variables:
         variable._cached_value = tf.identity(variable)  # noqa: SLF001
@@ -115,31 +116,74 @@ def read_once(variables: Sequence[tf.Variable]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _gradients_summed(strategy: Any, optimizer: Any) -> Iterator[None]:
+def _gradients_summed(optimizer: Any) -> Iterator[None]:
     """Let an optimizer take gradients that are already summed, while its `apply` is traced.
 
-    Two things that Keras has no argument for. The optimizer leaves out its reduction (tf.keras's
-    `experimental_aggregate_gradients` did not come along to Keras 3). And each replica writes its own copy of the
-    variables, which all get the same, instead of a `merge_call`: gradient accumulation takes a condition in replica
-    context, where that fails (so that plain Keras cannot accumulate gradients over replicas).
+    Keras has no argument for it (tf.keras's `experimental_aggregate_gradients` did not come along to Keras 3). The
+    optimizer asks the context of its replica for the sum, which gives back what it gets.
+
+    Raises:
+        RuntimeError: It asked nobody, and may have summed them again by other means.
     """
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        optimizer = optimizer.inner_optimizer
-    update = optimizer._backend_apply_gradients  # noqa: SLF001
+    optimizer = _inner(optimizer)
+    apply = optimizer.apply
+
+    def apply_summed(*args: Any, **kwargs: Any) -> None:
+        context, asked = tf.distribute.get_replica_context(), []
+
+        def summed(operation: Any, gradients: Any) -> Any:
+            asked.append(operation)
+            return gradients
+
+        context.all_reduce = summed
+        try:
+            apply(*args, **kwargs)
+        finally:
+            del context.all_reduce
+        if not asked and not optimizer.gradient_accumulation_steps:  # which need not sum them in every step
+            raise RuntimeError(
+                f"{type(optimizer).__name__}.apply did not sum its gradients over {replicas()} replicas by "
+                f"`ReplicaContext.all_reduce`, so that it cannot be left out. Received: keras {keras.__version__}. "
+                "Train on one replica, or with an earlier Keras."
+            )
+
+    optimizer.apply = apply_summed
+    try:
+        with _each_its_copy(optimizer):
+            yield
+    finally:
+        del optimizer.apply
+
+
+@contextlib.contextmanager
+def _each_its_copy(optimizer: Any) -> Iterator[None]:
+    """Let each replica write its own copy of the variables, where an optimizer accumulates gradients.
+
+    All copies get the same. For that it takes a condition in replica context, where Keras's way of writing, a
+    `merge_call`, fails (so that plain Keras cannot accumulate gradients over replicas).
+    """
+    if not optimizer.gradient_accumulation_steps:
+        yield
+        return
+    update, extended = optimizer._backend_apply_gradients, tf.distribute.get_strategy().extended  # noqa: SLF001
 
     def update_copies(*args: Any, **kwargs: Any) -> None:
-        strategy.extended._use_merge_call = lambda: False  # noqa: SLF001 - how TensorFlow's own tests ask for it
+        extended._use_merge_call = lambda: False  # noqa: SLF001 - how TensorFlow's own tests ask for it
         try:
             update(*args, **kwargs)
         finally:
-            del strategy.extended._use_merge_call  # noqa: SLF001
+            del extended._use_merge_call  # noqa: SLF001
 
-    optimizer._all_reduce_sum_gradients = list  # noqa: SLF001
     optimizer._backend_apply_gradients = update_copies  # noqa: SLF001
     try:
         yield
     finally:
-        del optimizer._all_reduce_sum_gradients, optimizer._backend_apply_gradients  # noqa: SLF001
+        del optimizer._backend_apply_gradients  # noqa: SLF001
+
+
+def _inner(optimizer: Any) -> Any:
+    """Return the optimizer that updates variables: loss scaling is one around it."""
+    return optimizer.inner_optimizer if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) else optimizer
 
 
 def once(fn: Callable[..., None], *tensors: Any) -> None:
@@ -181,17 +225,31 @@ def on_any_worker(strategy: Any, holds: bool) -> bool:
     return bool(strategy.experimental_local_results(found)[0] > 0.0)
 
 
-def check_steps_per_execution(strategy: Any, model: Any) -> None:
-    """Refuse several steps per execution over replicas: Keras's loop over them fails in plain Keras, too.
+def check_replicas(model: Any) -> None:
+    """Refuse what Keras cannot do over replicas, and we cannot either.
 
     Raises:
-        ValueError: So it is asked for.
+        ValueError: Several steps per execution, at which Keras's loop over them fails; or gradient accumulation with a
+            Keras or TensorFlow without the private names that it takes.
     """
-    if strategy.num_replicas_in_sync > 1 and model.steps_per_execution > 1 and not model.run_eagerly:
+    strategy, owner = model.distribute_strategy, f"{type(model).__name__}.compile"
+    replicas, steps = strategy.num_replicas_in_sync, model.steps_per_execution
+    if replicas == 1:
+        return
+    if steps > 1 and not model.run_eagerly:
         raise ValueError(
-            f"{type(model).__name__}.compile: argument `steps_per_execution` must be 1 over several replicas, where "
-            f"Keras cannot run several steps in one execution. Received: steps_per_execution="
-            f"{model.steps_per_execution} with {strategy.num_replicas_in_sync} replicas."
+            f"{owner}: argument `steps_per_execution` must be 1 over several replicas, where Keras cannot run several "
+            f"steps in one execution. Received: steps_per_execution={steps} with {replicas} replicas."
+        )
+    optimizer = _inner(model.optimizer)
+    accumulated = optimizer.gradient_accumulation_steps
+    possible = hasattr(optimizer, "_backend_apply_gradients") and hasattr(strategy.extended, "_use_merge_call")
+    if accumulated and not possible:
+        raise ValueError(
+            f"{owner}: the optimizer's argument `gradient_accumulation_steps` must be None over several replicas, "
+            "where Keras cannot accumulate gradients, and we can only by private names of Keras and TensorFlow, which "
+            f"keras {keras.__version__} and tensorflow {tf.__version__} do not have. Received: "
+            f"gradient_accumulation_steps={accumulated} with {replicas} replicas."
         )
 
 

@@ -7,11 +7,15 @@ again. They are numbers that are fetched when one is looked at, so that a train 
 from __future__ import annotations
 
 import functools
+import numbers
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import keras
 import numpy as np
 import tensorflow as tf
+
+from keras_adaptive_weights.runtime.plain import plain
 
 
 class Ring(Protocol):
@@ -46,18 +50,22 @@ class PackedLogs:
         def packed(*data: Any) -> Any:
             self._telemetry.logs_so_far = {}
             logs = step(*data)
-            if not isinstance(logs, dict) or not logs or not all(_is_scalar(value) for value in logs.values()):
+            if not isinstance(logs, dict) or not logs:
                 return {} if logs is None else logs
             if self._once and _same(logs, self._telemetry.logs_so_far):
                 return None
-            dtype = tf.float64 if any(value.dtype == tf.float64 for value in logs.values()) else tf.float32
-            values = tf.cast(tf.stack([tf.cast(value, dtype) for value in logs.values()]), tf.float64)  # as few casts
-            return {tuple(logs): tf.concat([values, self._telemetry.ring_to_hand_out()], axis=0)}
+            values = [tf.convert_to_tensor(v) if isinstance(v, keras.Variable) else v for v in logs.values()]
+            if not all(_is_scalar(value) for value in values):
+                return logs
+            dtype = tf.float64 if any(value.dtype == tf.float64 for value in values) else tf.float32
+            vector = tf.cast(tf.stack([tf.cast(value, dtype) for value in values]), tf.float64)  # as few casts
+            return {tuple(logs): tf.concat([vector, self._telemetry.ring_to_hand_out()], axis=0)}
 
         return packed
 
     def unpacking(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Return the train function with the logs unpacked."""
+        scalar = LoggedScalar if plain("known_scalars") else ObjectProxy
 
         def unpacked(iterator: Any) -> Any:
             self._telemetry.handed_out = None
@@ -67,15 +75,16 @@ class PackedLogs:
                 return returned
             values = _Values(returned[names])
             self._telemetry.handed_out = functools.partial(values.after, len(names))
-            return {name: LoggedScalar(values, index) for index, name in enumerate(names)}
+            return {name: scalar(values, index) for index, name in enumerate(names)}
 
         return unpacked
 
 
 class LoggedScalar:
-    """A scalar of the logs, as float32. For `float()` and NumPy; fetched when asked for.
+    """A scalar of the logs: a real number, with the value of a float32, that is fetched when asked for.
 
-    No tensor: making one of a vector's elements takes longer than all the rest.
+    It is compared, added, rounded, formatted and hashed as the `float` of the same value, and NumPy takes it as an
+    array without dimensions. No tensor: making one of a vector's elements takes longer than all the rest.
     """
 
     __slots__ = ("_index", "_values")
@@ -86,6 +95,9 @@ class LoggedScalar:
 
     def __float__(self) -> float:
         return self._values.all()[self._index]
+
+    real = property(__float__)
+    imag = 0.0
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         del copy
@@ -103,9 +115,39 @@ class LoggedScalar:
         return f"LoggedScalar({float(self)!r})"
 
 
-# Keras asks `tf.is_tensor` about each log of each batch, which takes seven microseconds to say no, except to a type of
-# this name (wrapt's, which wraps values as this one does): that it knows at once.
-LoggedScalar.__name__ = "ObjectProxy"
+class ObjectProxy(LoggedScalar):
+    """The same, under a name at which TensorFlow knows at once that it is no tensor.
+
+    Keras asks `tf.is_tensor` about each log of each batch, which takes seven microseconds to say no, except to a type
+    of this name (wrapt's, which wraps values as this one does).
+    """
+
+    __slots__ = ()
+
+
+def _as_float(name: str) -> Callable[..., Any]:
+    """Return a method that does what that method of a float does."""
+    method = getattr(float, name)
+
+    @functools.wraps(method)
+    def of_float(self: LoggedScalar, *others: Any) -> Any:
+        return method(float(self), *(float(other) if isinstance(other, LoggedScalar) else other for other in others))
+
+    return of_float
+
+
+# fmt: off
+for _name in (
+    *(f"__{name}__" for name in (
+        "eq", "ne", "lt", "le", "gt", "ge", "hash", "bool", "int", "str", "format", "round", "trunc", "floor", "ceil",
+        "neg", "pos", "abs", "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "floordiv",
+        "rfloordiv", "mod", "rmod", "divmod", "rdivmod", "pow", "rpow",
+    )),
+    "conjugate", "is_integer", "as_integer_ratio",
+):
+    setattr(LoggedScalar, _name, _as_float(_name))
+# fmt: on
+numbers.Real.register(LoggedScalar)
 
 
 class _Values:

@@ -8,30 +8,55 @@ seen.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from keras_adaptive_weights.runtime.packed_logs import PackedLogs, Ring
+from keras_adaptive_weights.runtime.plain import plain
 from keras_adaptive_weights.runtime.written_variables import TracedAgain
 
 
 def can_make_train_function(model: keras.Model) -> bool:
     """Whether a compiled model can have such a function: in a graph, on one replica, with one step in each round."""
     one_replica = model.distribute_strategy.num_replicas_in_sync == 1
-    return one_replica and not model.run_eagerly and getattr(model, "unrolled_steps_per_execution", 1) == 1
+    one_step = getattr(model, "unrolled_steps_per_execution", 1) == 1
+    return one_replica and one_step and not model.run_eagerly and not plain("train_function")
 
 
-def make_train_function(
-    model: keras.Model, step: Callable[[Any], Any], logs_so_far: Callable[[], Any]
-) -> Callable[[Any], Any]:
+def keras_train_function(model: keras.Model, make: Callable[[], Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    """Return Keras's train function, which is made anew where its step found that it has to be traced again.
+
+    Args:
+        model: Compiled.
+        make: Makes Keras's.
+    """
+    if model.run_eagerly or model.distribute_strategy.num_replicas_in_sync > 1:
+        return make()
+
+    def of_an_iterator_or_a_list() -> Callable[[Any], Any]:
+        function = make()
+        return lambda batches: function(iter(batches) if isinstance(batches, list) else batches)
+
+    function = TracedAgain(of_an_iterator_or_a_list)
+
+    def train(iterator: Any) -> Any:
+        if isinstance(iterator, tf.data.Iterator | tf.distribute.DistributedIterator):
+            return function(iterator)
+        return function([*itertools.islice(iterator, int(model.steps_per_execution))])  # to be had again
+
+    return train
+
+
+def make_train_function(model: keras.Model, telemetry: Ring) -> Callable[[Any], Any]:
     """Return the function that trains `model` for one execution on what an iterator gives.
 
     Args:
-        model: Compiled; says how many steps an execution has, whether XLA compiles them, and on which device.
-        step: The train step: takes a batch, returns the logs. Runs in a graph.
-        logs_so_far: Returns the logs after the last step where `step` returns None.
+        model: Compiled; says what a step is, how many an execution has, whether XLA compiles them, and on which device.
+        telemetry: Of the model; its rows come along with the logs.
 
     Returns:
         A function of an iterator, which returns the logs of the last step. Where the iterator ends, an execution has
@@ -40,7 +65,19 @@ def make_train_function(
     Raises:
         StopIteration, tf.errors.OutOfRangeError: From the function, where the iterator has nothing left.
     """
-    strategy, steps = model.distribute_strategy, model.steps_per_execution
+    steps = int(model.steps_per_execution)
+    if plain("packed_logs"):
+        return _make_function(model, model.train_step, model.get_metrics_result)
+    logs = PackedLogs(telemetry, once=steps > 1)
+    function = _make_function(model, logs.packing(model.train_step), logs.packing(model.get_metrics_result))
+    return logs.unpacking(function)
+
+
+def _make_function(
+    model: keras.Model, step: Callable[[Any], Any], logs_so_far: Callable[[], Any]
+) -> Callable[[Any], Any]:
+    """Return the function for a step that returns logs, or None where they are to be `logs_so_far` after the last."""
+    strategy, steps = model.distribute_strategy, int(model.steps_per_execution)
 
     def on_device(batch: Any) -> Any:
         return strategy.run(step, args=(batch,))

@@ -17,6 +17,7 @@ from keras_adaptive_weights.deciding.config import FLOAT32_MAX
 from keras_adaptive_weights.losses.composite import CompositeLoss
 from keras_adaptive_weights.runtime.conditional_writes import in_xla
 from keras_adaptive_weights.runtime.distribution import replicas, within_replica
+from keras_adaptive_weights.runtime.plain import plain
 from keras_adaptive_weights.runtime.written_variables import FoundVariable
 
 REQUESTS = ("disable", "enable", "rollback", "reset")
@@ -372,7 +373,7 @@ def _norm_of_any_size(gradients: Sequence[Any], scale: Any) -> Any:
 
 def _half_squared_norm(values: Any) -> Any:
     size = values.shape.num_elements()
-    if not size or not in_xla():
+    if not size or not in_xla() or plain("xla_norms"):
         return tf.nn.l2_loss(values)
     flat, in_rows = tf.reshape(values, [-1]), size - size % _ROW if size > _SHORT else 0
     squared = []

@@ -22,7 +22,7 @@ from keras_adaptive_weights.losses.composite import CompositeLoss
 from keras_adaptive_weights.losses.keras_losses import from_compile, has_adaptive_weights
 from keras_adaptive_weights.runtime.distribution import (
     BuildsFromLocalBatch,
-    check_steps_per_execution,
+    check_replicas,
     divide_by_replicas,
     logs_for_reduction,
     mean_over_replicas,
@@ -33,8 +33,11 @@ from keras_adaptive_weights.runtime.distribution import (
     several_workers,
     sum_gradients,
 )
-from keras_adaptive_weights.runtime.packed_logs import PackedLogs
-from keras_adaptive_weights.runtime.train_function import can_make_train_function, make_train_function
+from keras_adaptive_weights.runtime.train_function import (
+    can_make_train_function,
+    keras_train_function,
+    make_train_function,
+)
 from keras_adaptive_weights.runtime.written_variables import Remembered, build_if_not_traced_again, global_seed_state
 from keras_adaptive_weights.training.model_classes import (
     functional_class,
@@ -341,18 +344,24 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
 
     def make_train_function(self, force: bool = False) -> Any:
         """Prepare the telemetry and build the train function: on one replica our own, which costs less than Keras's."""
-        check_steps_per_execution(self.distribute_strategy, self)
+        check_replicas(self)
         refuse_shadowed(type(self), StableTrainStepMixin, "train_step")
         self._prepare_telemetry()
         if self._telemetry.shown:
             refuse_shadowed(type(self), StableTrainStepMixin, "compute_loss")
-        if not can_make_train_function(self):
-            return super().make_train_function(force)
         if self.train_function is None or force:
-            logs = PackedLogs(self._telemetry, once=self.steps_per_execution > 1)
-            step, logs_so_far = logs.packing(self.train_step), logs.packing(self.get_metrics_result)
-            self.train_function = logs.unpacking(make_train_function(self, step, logs_so_far))
+            if can_make_train_function(self):
+                self.train_function = make_train_function(self, self._telemetry)
+            else:
+                self.train_function = keras_train_function(self, self._keras_train_function)
         return self.train_function
+
+    def _keras_train_function(self) -> Any:
+        """Return what Keras would train with, and leave what there is."""
+        kept = self.train_function
+        super().make_train_function(force=True)
+        made, self.train_function = self.train_function, kept
+        return made
 
     def make_test_function(self, force: bool = False) -> Any:
         """Prepare the telemetry and build the test function."""

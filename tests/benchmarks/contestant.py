@@ -7,6 +7,7 @@ Between two segments it waits inside `fit`: what opens and closes with `fit` is 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import resource
 import tempfile
 import time
@@ -22,8 +23,8 @@ import tensorflow as tf
 import keras_adaptive_weights as kaw
 
 PLAIN, AGAIN, MIXIN, PLUGIN, TENSORBOARD = "plain", "plain again", "mixin", "mixin + callback", "Keras TensorBoard"
-BY_HAND = "checked by hand"
-CONTESTANTS = (PLAIN, AGAIN, MIXIN, PLUGIN, TENSORBOARD, BY_HAND)
+BY_HAND, NO_TRICKS = "checked by hand", "mixin + callback, `KAW_PLAIN=1`"
+CONTESTANTS = (PLAIN, AGAIN, MIXIN, PLUGIN, NO_TRICKS, TENSORBOARD, BY_HAND)
 
 _BATCH_SIZE = 16
 _BANDS = 80
@@ -146,6 +147,7 @@ class _Gate(keras.callbacks.Callback):
 
 def _serve(kind: str, connection: Connection) -> None:
     """Carry out one task after the other until there are no more."""
+    os.environ["KAW_PLAIN"] = str(int(kind == NO_TRICKS))
     while (task := connection.recv()) is not None:
         keras.backend.clear_session()
         with tempfile.TemporaryDirectory() as folder:
@@ -154,27 +156,36 @@ def _serve(kind: str, connection: Connection) -> None:
 
 
 def _train(kind: str, task: Task, folder: str, connection: Connection) -> None:
+    make_model(_MODELS.get(kind, keras.Model), task).fit(
+        make_data(task),
+        steps_per_epoch=10**9,
+        shuffle=False,
+        verbose=0,
+        callbacks=[_Gate(connection, task), *_CALLBACKS[kind](folder)],
+    )
+
+
+def make_model(cls: type[keras.Model], task: Task) -> keras.Model:
+    """Return the compiled model of a task."""
     keras.utils.set_random_seed(7)
     inputs = outputs = keras.Input((task.frames, _BANDS))
     for _ in range(_DEPTH):
         outputs = keras.layers.Dense(task.width, activation="relu")(outputs)
     outputs = keras.layers.Dense(_BANDS)(outputs)
-    model = _MODELS.get(kind, keras.Model)(inputs, outputs)
+    model = cls(inputs, outputs)
     model.compile(
         optimizer=keras.optimizers.Adam(1e-4),
         loss=kaw.CompositeLoss({"mel_loss": kaw.LossTerm(_mean_absolute_error, weight=kaw.AdaptiveWeight(2.5))}),
         steps_per_execution=task.steps_per_execution,
         jit_compile=task.jit_compile,
     )
-    generator = np.random.default_rng(7)
-    x, y = generator.normal(size=(2, _BATCH_SIZE, task.frames, _BANDS)).astype("float32")
-    model.fit(
-        tf.data.Dataset.from_tensors((x, y)).repeat(),
-        steps_per_epoch=10**9,
-        shuffle=False,
-        verbose=0,
-        callbacks=[_Gate(connection, task), *_CALLBACKS[kind](folder)],
-    )
+    return model
+
+
+def make_data(task: Task) -> tf.data.Dataset:
+    """Return the same batch without end."""
+    x, y = np.random.default_rng(7).normal(size=(2, _BATCH_SIZE, task.frames, _BANDS)).astype("float32")
+    return tf.data.Dataset.from_tensors((x, y)).repeat()
 
 
 class CheckedByHand(keras.Model):
@@ -199,6 +210,7 @@ class CheckedByHand(keras.Model):
 _MODELS: dict[str, type[keras.Model]] = {
     MIXIN: kaw.StableModel,
     PLUGIN: kaw.StableModel,
+    NO_TRICKS: kaw.StableModel,
     BY_HAND: CheckedByHand,
 }
 _CALLBACKS: dict[str, Callable[[str], list[keras.callbacks.Callback]]] = {
@@ -207,6 +219,7 @@ _CALLBACKS: dict[str, Callable[[str], list[keras.callbacks.Callback]]] = {
     MIXIN: lambda _: [],
     BY_HAND: lambda _: [],
     PLUGIN: lambda folder: [kaw.AdaptiveMelWeightCallback(log_dir=folder)],
+    NO_TRICKS: lambda folder: [kaw.AdaptiveMelWeightCallback(log_dir=folder)],
     TENSORBOARD: lambda folder: [keras.callbacks.TensorBoard(folder, update_freq="batch")],
 }
 

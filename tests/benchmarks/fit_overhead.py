@@ -5,8 +5,9 @@
     python tests/benchmarks/fit_overhead.py --step-ms 4 --width 320  # the model of 100 ms, few frames
 
 All contestants train the same model with the same loss: plain Keras; the mixin alone; the mixin and
-`AdaptiveMelWeightCallback(log_dir=...)`; plain Keras with `TensorBoard(update_freq="batch")`; a train step of one's own
-that measures the gradients' norm and applies them where it is finite, and records nothing; and plain Keras again, whose
+`AdaptiveMelWeightCallback(log_dir=...)`, also with `KAW_PLAIN=1`; plain Keras with `TensorBoard(update_freq="batch")`;
+a train step of one's own that measures the gradients' norm and applies them where it is finite, and records nothing;
+and plain Keras again, whose
 distance from plain Keras is the noise of the measurement. They take turns in segments of a fraction of a second, in an
 order that changes with every round. A figure is the median over all rounds of the time relative to plain Keras in the
 same round, with its quartiles in brackets. Every row is measured in several sets of fresh processes, since where a
@@ -31,11 +32,23 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
-from contestant import AGAIN, BY_HAND, CONTESTANTS, MIXIN, PLAIN, PLUGIN, TENSORBOARD, Contestant, Cost, Task
+from contestant import (
+    AGAIN,
+    BY_HAND,
+    CONTESTANTS,
+    MIXIN,
+    NO_TRICKS,
+    PLAIN,
+    PLUGIN,
+    TENSORBOARD,
+    Contestant,
+    Cost,
+    Task,
+)
 from markdown import publish, table
 
 _WIDTHS = {2: 64, 20: 192, 100: 320}
-_SHOWN = (MIXIN, PLUGIN, TENSORBOARD, BY_HAND, AGAIN)
+_SHOWN = (MIXIN, PLUGIN, NO_TRICKS, TENSORBOARD, BY_HAND, AGAIN)
 _WARMUP_STEPS = 150  # fills the controller's statistics, where that takes no longer than:
 _MAX_WARMUP_SECONDS = 4.0
 _MIN_ROUNDS = 5
@@ -167,15 +180,16 @@ def _report(rows: Sequence[Row], rounds: dict[Row, list[dict[str, Cost]]]) -> st
 
 def _relative(rounds: Sequence[dict[str, Cost]], kind: str, field: str) -> str:
     """Return the median and the quartiles of the cost relative to plain Keras of the same round."""
-    return _quartiles([100.0 * (getattr(r[kind], field) / getattr(r[PLAIN], field) - 1.0) for r in rounds], ".1f", "%")
+    return quartiles([100.0 * (getattr(r[kind], field) / getattr(r[PLAIN], field) - 1.0) for r in rounds], ".1f", "%")
 
 
 def _beyond(rounds: Sequence[dict[str, Cost]], kind: str, field: str) -> str:
     """Return the median and the quartiles of what it costs more than plain Keras in the same round."""
-    return _quartiles([getattr(r[kind], field) - getattr(r[PLAIN], field) for r in rounds], ".3f", "ms")
+    return quartiles([getattr(r[kind], field) - getattr(r[PLAIN], field) for r in rounds], ".3f", "ms")
 
 
-def _quartiles(values: Sequence[float], digits: str, unit: str) -> str:
+def quartiles(values: Sequence[float], digits: str, unit: str) -> str:
+    """Return the median, and the quartiles in brackets."""
     low, median, high = (f"{value:+{digits}}" for value in statistics.quantiles(values, n=4, method="inclusive"))
     return f"{median} {unit} ({low} … {high})"
 

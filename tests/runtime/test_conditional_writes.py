@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_adaptive_weights.runtime.conditional_writes import run_where
 from keras_adaptive_weights.runtime.distribution import read_once
 
+pytestmark = pytest.mark.usefixtures("all_tricks")
 MODES = {
     "eager": lambda fn: fn,
     "graph": tf.function,

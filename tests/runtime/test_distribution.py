@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections import deque
@@ -43,13 +44,18 @@ def over_workers():
 
 
 def test_plain_keras_cannot_accumulate_gradients_over_replicas(over_replicas):
-    """Once it can, `_gradients_summed` need not choose how variables are updated."""
+    """Once it can, `_each_its_copy` may go."""
     assert "`merge_call` called while defining a new graph" in over_replicas["accumulation"]
     assert over_replicas["accumulation, ours"] == ""
 
 
+def test_a_keras_that_sums_gradients_by_other_means_is_refused(over_replicas):
+    """They would be summed twice."""
+    assert "SGD.apply did not sum its gradients over 2 replicas" in over_replicas["summed otherwise"]
+
+
 def test_plain_keras_cannot_run_several_steps_in_one_execution_over_replicas(over_replicas):
-    """Once it can, `check_steps_per_execution` need not refuse it."""
+    """Once it can, `check_replicas` need not refuse it."""
     assert "You must feed a value for placeholder tensor" in over_replicas["steps per execution"]
     assert "`steps_per_execution` must be 1 over several replicas" in over_replicas["steps per execution, ours"]
     assert "Received: steps_per_execution=2 with 2 replicas" in over_replicas["steps per execution, ours"]
@@ -102,18 +108,31 @@ def test_a_step_is_done_or_undone(finite, expected):
     np.testing.assert_array_equal(variable, expected)
 
 
+STEPS = "`steps_per_execution` must be 1.*Received: steps_per_execution=8 with 2 replicas"
+ACCUMULATION = "`gradient_accumulation_steps` must be None.*Received: gradient_accumulation_steps=4 with 2 replicas"
+
+
 @pytest.mark.parametrize(
-    ("replicas", "steps", "eager", "refused"),
-    [(2, 8, False, True), (2, 8, True, False), (2, 1, False, False), (1, 8, False, False)],
+    ("replicas", "steps", "eager", "accumulation", "refused"),
+    [
+        (2, 8, False, None, STEPS),
+        (2, 8, True, None, None),
+        (2, 1, False, None, None),
+        (1, 8, False, None, None),
+        (2, 1, False, 4, ACCUMULATION),
+        (1, 8, False, 4, None),
+    ],
 )
-def test_several_steps_per_execution_over_replicas_are_refused(replicas, steps, eager, refused):
-    strategy = SimpleNamespace(num_replicas_in_sync=replicas)
-    model = SimpleNamespace(steps_per_execution=steps, run_eagerly=eager)
-    if not refused:
-        distribution.check_steps_per_execution(strategy, model)
-        return
-    with pytest.raises(ValueError, match=r"`steps_per_execution` must be 1.*Received: steps_per_execution=8 with 2"):
-        distribution.check_steps_per_execution(strategy, model)
+def test_what_keras_cannot_do_over_replicas_is_refused(replicas, steps, eager, accumulation, refused):
+    """A strategy and an optimizer without private names stand for later versions."""
+    model = SimpleNamespace(
+        distribute_strategy=SimpleNamespace(num_replicas_in_sync=replicas, extended=None),
+        steps_per_execution=steps,
+        run_eagerly=eager,
+        optimizer=SimpleNamespace(gradient_accumulation_steps=accumulation),
+    )
+    with pytest.raises(ValueError, match=refused) if refused else contextlib.nullcontext():
+        distribution.check_replicas(model)
 
 
 def make_telemetry():

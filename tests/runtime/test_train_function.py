@@ -11,12 +11,8 @@ from small_training import BATCH, assert_same, batches, fit, make_model, values_
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.training import train_step
 
+pytestmark = pytest.mark.usefixtures("all_tricks")
 DATA = batches(7)
-
-
-def train_as_keras_does(monkeypatch):
-    """Use Keras's own train function from now on."""
-    monkeypatch.setattr(train_step, "can_make_train_function", lambda _: False)
 
 
 def dataset(count=7, size=BATCH):
@@ -36,7 +32,7 @@ def test_it_trains_as_keras_s_does(monkeypatch, steps, jit, size):
         return history.history, counted, values_of(model)
 
     ours = train()
-    train_as_keras_does(monkeypatch)
+    monkeypatch.setenv("KAW_PLAIN", "train_function")
     theirs = train()
     assert ours[1] == theirs[1]
     for name, values in theirs[0].items():
