@@ -22,6 +22,11 @@ which plain Keras cannot do | an error says that it must be off |
 | `Model._maybe_symbolic_build` | building over several workers, where Keras fails | Keras builds as it does then |
 | `Model._compile_config` | `stable(model)` compiles as the model was compiled | as Keras saves it: what is a function \
 must be registered with `keras.saving` |
+| `Model._symbolic_build` | the first step of a model finds all variables made | it makes them, and cannot undo them |
+| `keras.src.backend.common.global_state.get_global_attribute` | a skipped step undoes Keras's global seeds | over \
+replicas and in eager mode they stay as they are |
+| `_read_only_resource_inputs` (of an operation), `tf.__internal__` | what a graph writes, to undo it | functions \
+count as writing all that they take; and what is not the model's own stays as it is |
 | `Tensor._keras_mask` | the mask of an output outlives a cast | nothing is masked |
 
 Open `plain` first, then `train_function`.

@@ -27,7 +27,7 @@ PRIVATE_MODULES = ("tensorflow.python", "keras.src")
 
 
 def is_private(name):
-    return name.startswith("_") and not name.startswith("__")
+    return (name.startswith("_") and not name.startswith("__")) or name == "__internal__"
 
 
 def own_names(tree):
@@ -108,6 +108,7 @@ def test_no_private_name_outside_runtime():
         ("from tensorflow.python.ops import control_flow_util", "tensorflow.python.ops.control_flow_util"),
         ("from tensorflow import python", "tensorflow.python"),
         ("import keras.src.trainers", "keras.src.trainers"),
+        ("tf.__internal__.eager_context()", "tf.__internal__"),
         ("importlib.import_module('keras.src')", "keras.src"),
         ("from keras.losses import _private", "keras.losses._private"),
         ("class C:\n def _own(self):\n  self._other = 1\n  return self._own(), self._other", None),
