@@ -61,6 +61,6 @@ class EarlierRuleModel(PlainModel):
     ) -> Any:
         """Return the weighted sum of the loss terms, and move the weight for the next step."""
         del x, training
-        total, terms = self.loss.evaluate(y, y_pred, sample_weight)
-        self.rule.update(terms["mel_loss"])
-        return total
+        batch = self.loss.evaluate(y, y_pred, sample_weight)
+        self.rule.update(batch.terms["mel_loss"])
+        return batch.total
