@@ -57,13 +57,13 @@ def refuse_keras_first(cls: type, mixin: type) -> None:
 
 
 def refuse_no_model(instance: Any, mixin: type) -> None:
-    """Refuse an object with the mixin that is no model.
+    """Refuse an object with the mixin that is no model, nor anything else that Keras trains.
 
     Raises:
         TypeError: It is none.
     """
-    if not isinstance(instance, keras.Model):
-        cls = type(instance)
+    cls = type(instance)
+    if _owner(cls.__mro__[cls.__mro__.index(mixin) + 1 :], "train_step") is None:
         name = "MyModel" if cls is mixin else cls.__name__
         raise TypeError(
             f"{cls.__name__}: {mixin.__name__} is for subclasses of keras.Model. Received: an object of the classes "

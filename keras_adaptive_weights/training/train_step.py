@@ -506,7 +506,7 @@ def _keras_metrics(model: keras.Model) -> list[Any]:
 def _with_models_inside(model: keras.Model) -> Iterator[keras.Model]:
     """Give a model and those among its layers: Keras leaves the metrics of these out of the model's."""
     yield model
-    for layer in model.layers:
+    for layer in getattr(model, "layers", ()):
         if isinstance(layer, keras.Model):
             yield from _with_models_inside(layer)
 
