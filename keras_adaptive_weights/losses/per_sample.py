@@ -156,7 +156,7 @@ def anything_counts(y_pred: Any, sample_weight: Any) -> Any:
     weights = [leaf for leaf in keras.tree.flatten(sample_weight) if leaf is not None]
     if weights:
         there.append(tf.reduce_any([tf.reduce_any(tf.cast(weight, tf.float32) != 0.0) for weight in weights]))
-    return True if not there or there == [True] else tf.reduce_all(there)
+    return True if all(known is True for known in there) else tf.reduce_all(there)
 
 
 def all_masked(y_pred: Any) -> Any:
