@@ -20,6 +20,7 @@ EXEMPT = {
     "_asdict": "as `_replace`",
     "_make": "as `_replace`",
     "_fields": "as `_replace`, an attribute",
+    "_field_defaults": "as `_fields`",
     "_exit": "`os._exit`, which Python documents: a process ends without what it took over from its parent",
 }
 BY_STRING = ("getattr", "setattr", "hasattr", "delattr", "import_module", "__import__")
