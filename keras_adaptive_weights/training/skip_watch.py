@@ -61,10 +61,10 @@ class SkipWatch(keras.callbacks.Callback):
         skipped, first = telemetry.take_skips()
         if skipped:
             warnings.warn(
-                f"Epoch {epoch + 1}: {skipped} of {self._steps - before} steps were skipped, and left the model as it "
-                f"was. Not finite in the first of them: {first}. To see more, compile with a CompositeLoss, which adds "
-                "`skipped_steps` to the logs, and give `fit` an AdaptiveWeightCallback, or look at "
-                "`model.telemetry.read()` after each batch.",
+                f"Epoch {epoch + 1}: {skipped} of {self._steps - before} steps were skipped (of steps {before + 1} to "
+                f"{self._steps}), and left the model as it was. Not finite in the first of them: {first}. To see more, "
+                "compile with a CompositeLoss, which adds `skipped_steps` to the logs, and give `fit` an "
+                "AdaptiveWeightCallback, or look at `model.telemetry.read()` after each batch.",
                 RuntimeWarning,
                 stacklevel=2,
             )

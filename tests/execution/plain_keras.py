@@ -64,6 +64,29 @@ def summed_otherwise(strategy):
         keras.Optimizer._all_reduce_sum_gradients = original
 
 
+class CountsInCall(kaw.StableTrainStepMixin, keras.Model):
+    """Keeps a metric of its own in `call`, of which each replica has a part."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense, self.mean = keras.layers.Dense(3), keras.metrics.Mean(name="mean")
+
+    def call(self, x):
+        self.mean.update_state(tf.reduce_mean(x))
+        return self.dense(x)
+
+
+def skipped_over_replicas(strategy):
+    """The logs of an epoch with a batch that is NaN on one replica, and of one with no other."""
+    with strategy.scope():
+        model = CountsInCall()
+        model.compile("sgd", "mse", metrics=["mae"])
+    x, y = np.ones((24, 4), "float32"), np.ones((24, 3), "float32")
+    x[8:16], x[8] = 2.0, np.nan
+    histories = [model.fit(x, y, batch_size=8, shuffle=False, verbose=0).history for x in (x, np.full_like(x, np.nan))]
+    return [{name: repr(values[0]) for name, values in history.items()} for history in histories]
+
+
 def over_replicas():
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -74,6 +97,7 @@ def over_replicas():
         "accumulation, ours": fails(strategy, kaw.StableModel, accumulation=2),
         "summed otherwise": summed_otherwise(strategy),
         "reductions": reductions(strategy),
+        "skipped": skipped_over_replicas(strategy),
         "steps per execution": fails(strategy, steps_per_execution=2),
         "steps per execution, ours": fails(strategy, kaw.StableModel, steps_per_execution=2),
     }

@@ -66,6 +66,13 @@ def test_a_step_reduces_its_losses_and_its_gradients_once(over_replicas):
     assert over_replicas["reductions"] == [1, 1, 2, 2]
 
 
+def test_metrics_of_a_skipped_step_are_as_before_on_each_replica(over_replicas):
+    once, always = over_replicas["skipped"]
+    assert once["mean"] == "1.0"  # and not 1.33, or NaN
+    assert sorted(once) == ["loss", "mae", "mean"]
+    assert set(always.values()) == {"nan"}
+
+
 def test_plain_keras_cannot_build_from_a_batch_of_several_workers(over_workers):
     """keras-team/keras#20585, first place. Once it can, `BuildsFromLocalBatch` may go."""
     for said in over_workers:

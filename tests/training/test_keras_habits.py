@@ -302,6 +302,11 @@ def test_skips_that_no_log_shows_are_said_once_an_epoch():
     begins = [f"Epoch {epoch}: 2 of 4 steps were skipped" for epoch in (1, 2, 3)]
     assert [str(warning.message)[: len(begins[0])] for warning in said] == begins
     assert "Not finite in the first of them: total_loss" in str(said[0].message)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")  # which says the same thing once: so it is never the same
+        for _ in range(3):
+            model.fit(NAN, Y, verbose=0)
+    assert ["of steps 13 to 13" in str(said[0].message), len(said)] == [True, 3]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.fit(X, Y, verbose=0)  # nothing to say
