@@ -80,7 +80,7 @@ class Remembered:
 
     def _written(self) -> dict[int, FoundVariable] | None:
         """Return the variables that the graph writes since, by the id of their handle; `None`: that is not known."""
-        if self._graph is None or self._graph is not tf.compat.v1.get_default_graph():
+        if self._graph is None or self._graph is not tf.compat.v1.get_default_graph() or _handle_data() is None:
             return None
         since = set(self._graph.get_operations()[self._before :])
         written = {}
@@ -165,10 +165,16 @@ def _writes(operation: Any, resource: Any) -> bool:
     return any(tensor is resource and place not in reads for place, tensor in enumerate(operation.inputs))
 
 
-def _dtype_of_variable(resource: Any) -> tf.DType | None:
-    """Return the type of what a resource holds in a graph, `None` where it is no variable but a table, say."""
+def _handle_data() -> Callable[[Any], Any] | None:
+    """Return TensorFlow's function that tells what a resource holds; `None` where it has none."""
     try:
-        data = tf.__internal__.ops.get_resource_handle_data(resource)
+        return tf.__internal__.ops.get_resource_handle_data
     except AttributeError:
         return None
-    return tf.as_dtype(data.shape_and_type[0].dtype) if data.is_set and len(data.shape_and_type) == 1 else None
+
+
+def _dtype_of_variable(resource: Any) -> tf.DType | None:
+    """Return the type of what a resource holds in a graph, `None` where it is no variable but a table, say."""
+    ask = _handle_data()
+    data = ask(resource) if ask else None
+    return tf.as_dtype(data.shape_and_type[0].dtype) if data and data.is_set and len(data.shape_and_type) == 1 else None

@@ -19,6 +19,7 @@ from keras_adaptive_weights.runtime.packed_logs import PackedLogs
 
 pytestmark = pytest.mark.usefixtures("all_tricks")
 FIRST, *OTHERS = batches(4)
+VARIABLE = keras.Variable(3.0)
 
 
 class OwnLogs(kaw.StableModel):
@@ -145,6 +146,7 @@ def test_a_function_traced_for_another_batch_keeps_its_names():
         (lambda: {"more": tf.constant(3.0)}, True),
         (lambda: {"more": tf.constant(3.0, tf.float16)}, True),
         (lambda: {"more": tf.constant(3.0, tf.float64)}, True),
+        (lambda: {"more": VARIABLE}, True),
         (lambda: {"more": tf.constant(3)}, False),
         (lambda: {"more": tf.constant([3.0, 4.0])}, False),
         (lambda: {"more": {"inner": tf.constant(3.0)}}, False),
@@ -185,6 +187,48 @@ def test_a_log_is_a_real_number():
     assert value == value  # noqa: PLR0124
     assert value != other
     assert isinstance(value, numbers.Real)
+
+
+class TargetSum(keras.metrics.Metric):
+    """Its result is its variable, as in the example in Keras's documentation."""
+
+    def __init__(self):
+        super().__init__(name="target_sum")
+        self.total = self.add_variable(shape=(), initializer="zeros")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.total.assign_add(keras.ops.sum(y_true))
+
+    def result(self):
+        return self.total
+
+
+class LogsItsRate(kaw.StableModel):
+    """An own train step that adds a variable to the logs."""
+
+    def train_step(self, data):
+        logs = super().train_step(data)
+        logs["rate"] = self.optimizer.learning_rate
+        return logs
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"jit_compile": True}, {"steps_per_execution": 3}, {"run_eagerly": True}], ids=str
+)
+@pytest.mark.parametrize("plain", ["0", "1"])
+def test_logs_that_hold_variables(monkeypatch, arguments, plain):
+    """What they hold after the step is in the logs of each batch, and in the history."""
+    monkeypatch.setenv("KAW_PLAIN", plain)
+    seen = []
+    keep = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(logs))
+    model = make_model(LogsItsRate, metrics=[TargetSum()], **arguments)
+    history = fit(model, [FIRST, *OTHERS], callbacks=[keep]).history
+    sums = np.cumsum([np.sum(y) for _, y in (FIRST, *OTHERS)])
+    steps = arguments.get("steps_per_execution", 1)
+    expected = sums if steps == 1 else sums[[2, 3]]
+    assert [logs["target_sum"] for logs in seen] == pytest.approx(expected, rel=1e-5)
+    assert history["target_sum"] == pytest.approx(sums[-1:], rel=1e-5)
+    assert history["rate"] == pytest.approx([0.01])
 
 
 @pytest.mark.parametrize("returned", [{}, None])

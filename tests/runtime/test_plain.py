@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import sys
+from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from small_training import batches, fit, make_model, values_of
 
-from keras_adaptive_weights.runtime import conditional_writes, packed_logs
+from keras_adaptive_weights.runtime import conditional_writes, packed_logs, written_variables
+from keras_adaptive_weights.runtime.compiled import compile_arguments
 from keras_adaptive_weights.runtime.plain import TRICKS, plain
 
 DATA = batches(7)
@@ -32,6 +35,15 @@ class GoneForUs:
             self.asked.append(caller)
             raise AttributeError(self.name)
         return self.kept.__get__(instance, owner)
+
+
+class WithoutInternal:
+    """TensorFlow without `tf.__internal__`, which Keras needs itself."""
+
+    def __getattr__(self, name):
+        if name == "__internal__":
+            raise AttributeError(name)
+        return getattr(tf, name)
 
 
 def train(mode):
@@ -109,6 +121,24 @@ def test_with_these_versions_no_name_is_gone_unnoticed(jit):
 @pytest.mark.parametrize("mode", ["graph"])
 def test_where_tensorflow_knows_a_proxy_by_another_name(monkeypatch, expected, mode):
     monkeypatch.setattr(packed_logs, "ObjectProxy", type("Proxy", (packed_logs.LoggedScalar,), {}))
+    assert_trains_the_same(mode, expected)
+
+
+def test_where_keras_does_not_keep_what_a_model_was_compiled_with():
+    """What it saves of that compiles a model alike."""
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.compile(keras.optimizers.Adam(0.01), loss="mse", metrics=["mae"], steps_per_execution=2)
+    later = SimpleNamespace(optimizer=model.optimizer, get_compile_config=model.get_compile_config)
+    assert compile_arguments(later) == compile_arguments(model)
+
+
+@IN_ANY_MODE
+def test_where_nothing_can_be_undone_but_what_is_the_model_s_own(monkeypatch, expected, mode):
+    """Neither a model's private build, nor Keras's global seeds, nor what a graph says that it writes."""
+    monkeypatch.setattr(keras.Model, "_symbolic_build", None)
+    monkeypatch.setitem(sys.modules, "keras.src.backend.common.global_state", None)
+    monkeypatch.setattr(written_variables, "tf", WithoutInternal())
+    assert written_variables.global_seed_state() == []
     assert_trains_the_same(mode, expected)
 
 
