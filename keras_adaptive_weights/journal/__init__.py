@@ -1,6 +1,15 @@
-"""The record of truth: every step's observation and every decision, one JSON object a line.
+"""The record of truth: every step's observation and every decision, one JSON object a line. Open `lines` first.
 
-Six kinds of lines, told apart by `kind`, which comes first:
+A text file rather than a database: it is only ever appended to, so that a kill costs its last second and never the
+rest; anybody reads it with `grep`, `tail -f` or three lines of any language, today and in ten years; and it is safe on
+the shared file systems that trainings write to, where SQLite's locks and its journal of its own are not. What a
+database would give, an overview of a million steps in a second, the lines that sum up others give (`blocks`).
+
+`lines` says what is written and checks what is read, `writer` appends behind a `backlog`, `continuation` goes on where
+a run was resumed; `reader` reads a journal whole, `index` answers for an overview or a window. The folder around the
+file is the business of `recording`, what people look at that of `showing`.
+
+Six kinds of lines, told apart by `kind`, which comes first; their fields are the classes in `lines`:
 
 - `header`: one at the start of each `fit`: `format`, `version` of the package, `run` (an id that a resumed run keeps),
   `term`, `base_weight`, `config`, whether it is a `shadow` run, the controller's `state` to go on from (so that a
@@ -14,7 +23,8 @@ Six kinds of lines, told apart by `kind`, which comes first:
 - `saved`: the model was saved at this `step`, to a checkpoint from which the run may be resumed.
 - `end`: the writer was closed in an orderly way; with `interrupted`, because an exception ended `fit`.
 
-The steps of a journal are consecutive also where the run was killed and resumed: see `continuation`.
+The steps of a journal are consecutive also where the run was killed and resumed: see `continuation`. It holds one run:
+what a second one might have added is not read.
 
 Numbers that JSON has no word for are the strings "nan", "inf" and "-inf". What is to be written waits in a backlog, and
 a thread writes it at every event, after 256 executions, and at least once a second: many lines at once cost a fraction

@@ -190,6 +190,7 @@ class JournalIndex:
         self._open_start = self._open_parsed = self._open_block_start = start
         self._provisional: list[Span] = []
         self._builder = builder
+        self._damaged = False
 
     def _take(self, data: bytes) -> None:
         """Take in whole lines."""
@@ -212,6 +213,7 @@ class JournalIndex:
             if not self.headers:
                 raise ValueError(f"{self.path!r} does not begin with a header that can be read: {error}") from None
             self._note_problem(start, error)
+            self._damaged = True
             return
         match values["kind"]:
             case "block":
@@ -232,11 +234,15 @@ class JournalIndex:
     def _take_block(self, values: Values, start: int, end: int) -> None:
         """Take in a block if it can be one of the steps before it; otherwise they are put into blocks here."""
         before = self._spans[-1].last if self._spans else 0
-        if values["first"] <= before or values["steps"] * _LEAST_STEP_BYTES > start - self._open_start:
+        fits = values["first"] > before and values["steps"] * _LEAST_STEP_BYTES <= start - self._open_start
+        if not fits:
             self._note_problem(start, "block: it does not fit the steps before it.")
-            return
-        self._spans.append(Span(self._open_start, start, values, values["last"]))
-        self._begin_open(end, BlockBuilder(phase=values["phases"][-1][1]))
+        if fits and not self._damaged:
+            self._spans.append(Span(self._open_start, start, values, values["last"]))
+        else:  # what was damaged may have been a block, too: the steps of both are before it
+            self._spans = self.spans
+        phase = self._spans[-1].block["phases"][-1][1] if self._spans else ""
+        self._begin_open(end, BlockBuilder(phase))
 
     def _take_event(self, values: Values) -> None:
         self.proposed = values["new_weight"]

@@ -1,4 +1,4 @@
-"""Reading a journal whole: for a replay, where every observation counts. For an overview see `index` and `view`."""
+"""Reading a journal whole: for a replay, where every observation counts. For an overview see `index`."""
 
 from __future__ import annotations
 
@@ -119,8 +119,8 @@ class _Reading:
             if line.startswith(b'{"kind": "header"') and line.endswith(b"\n"):  # what state the steps after it had?
                 raise ValueError(f"read_journal: {self._path!r}, line {number}: {error}") from None
             if self.journal.headers:
-                cut = "was cut off" if not line.endswith(b"\n") else f"cannot be read ({error})"
-                self._tell(f"line {number} {cut}; it is left out")
+                cut_off = len(line) <= MOST_LINE_BYTES and not line.endswith(b"\n")
+                self._tell(f"line {number} {'was cut off' if cut_off else f'cannot be read ({error})'}; it is left out")
         return bool(self.journal.headers)
 
     def _add_header(self, number: int, header: Header) -> bool:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from keras_adaptive_weights.deciding.printable import printable
 from keras_adaptive_weights.journal.index import JournalIndex
-from keras_adaptive_weights.journal.view import View, view
 from keras_adaptive_weights.showing.explain import headline
 from keras_adaptive_weights.showing.look import (
     Line,
@@ -31,6 +30,7 @@ from keras_adaptive_weights.showing.look import (
     phases,
 )
 from keras_adaptive_weights.showing.scales import Scale, scale_of, spread_scale
+from keras_adaptive_weights.showing.view import View, view
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,11 +13,11 @@ from typing import Any
 from keras_adaptive_weights.deciding.decision import Action
 from keras_adaptive_weights.deciding.printable import printable
 from keras_adaptive_weights.journal.index import JournalIndex
-from keras_adaptive_weights.journal.view import View, view
 from keras_adaptive_weights.recording.run_folder import find_journal, liveliness
 from keras_adaptive_weights.showing.explain import headline, meaning
 from keras_adaptive_weights.showing.look import colours
 from keras_adaptive_weights.showing.verdict import Concern, Standing, concerns, duration, standing, standing_text
+from keras_adaptive_weights.showing.view import View, view
 
 _LATEST = 10
 _LONGEST_LINE = 2000

@@ -18,8 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from keras_adaptive_weights.journal.index import JournalIndex
-from keras_adaptive_weights.journal.view import View
 from keras_adaptive_weights.showing.look import Panel, limit_values
+from keras_adaptive_weights.showing.view import View
 
 _LEAST_SPAN = 0.1
 _LOGARITHMIC_FROM = 10.0

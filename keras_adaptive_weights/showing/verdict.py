@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from keras_adaptive_weights.deciding.decision import Action, Reason
 from keras_adaptive_weights.deciding.printable import printable
 from keras_adaptive_weights.journal.index import JournalIndex
-from keras_adaptive_weights.journal.view import View
 from keras_adaptive_weights.showing.explain import RECOVERIES, headline, meaning
+from keras_adaptive_weights.showing.view import View
 
 _RECENT_STEPS, _RECENT_SHARE = 200, 0.1
 _LOOKED_BACK = 2

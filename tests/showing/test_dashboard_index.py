@@ -9,7 +9,7 @@ from dashboard_runs import RunMaker, eventful_run
 from keras_adaptive_weights.journal.blocks import BlockBuilder
 from keras_adaptive_weights.journal.index import JournalIndex
 from keras_adaptive_weights.journal.reader import read_journal
-from keras_adaptive_weights.journal.view import to_columns, view
+from keras_adaptive_weights.showing.view import to_columns, view
 
 
 def index_of(path):

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
-from keras_adaptive_weights.journal.view import View
 from keras_adaptive_weights.showing.look import panels
 from keras_adaptive_weights.showing.scales import Scale, scale_of
+from keras_adaptive_weights.showing.view import View
 
 PANELS = {panel.id: panel for panel in panels()}
 

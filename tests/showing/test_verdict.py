@@ -5,9 +5,9 @@ import math
 import pytest
 from dashboard_runs import RunMaker
 
-from keras_adaptive_weights.journal.view import view
 from keras_adaptive_weights.showing.report import make_report, open_index
 from keras_adaptive_weights.showing.verdict import Concern, Standing, concerns, duration, standing, standing_text
+from keras_adaptive_weights.showing.view import view
 
 
 def told(folder, process="alive", age=1.0):

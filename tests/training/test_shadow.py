@@ -13,12 +13,12 @@ from given_losses import QUICK, RISING, fit, make_model
 
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.journal.index import JournalIndex
-from keras_adaptive_weights.journal.view import view
 from keras_adaptive_weights.operating.text import Style, status_lines, what_if_lines
 from keras_adaptive_weights.recording.what_if import what_if
 from keras_adaptive_weights.showing.dashboard.store import RunStore
 from keras_adaptive_weights.showing.picture import draw_run
 from keras_adaptive_weights.showing.report import make_report, to_text
+from keras_adaptive_weights.showing.view import view
 
 RAISED = 2.5 * 1.05
 LOWERED = 2.5 / 1.05

@@ -17,12 +17,12 @@ from werkzeug import wrappers
 from keras_adaptive_weights.deciding.printable import printable
 from keras_adaptive_weights.journal.index import JournalIndex
 from keras_adaptive_weights.journal.lines import encode, plain
-from keras_adaptive_weights.journal.view import to_columns, view
 from keras_adaptive_weights.showing.dashboard.store import UNEXPECTED, RunStore, parse_roots
 from keras_adaptive_weights.showing.explain import meaning
 from keras_adaptive_weights.showing.look import kind_of, panels
 from keras_adaptive_weights.showing.scales import scale_of
 from keras_adaptive_weights.showing.verdict import concerns, standing, standing_text
+from keras_adaptive_weights.showing.view import to_columns, view
 
 _STATIC = Path(__file__).parent / "static"
 _UNREADABLE = 422
