@@ -92,6 +92,8 @@ class EnvelopeState(NamedTuple, Generic[W]):
                     f"{cls.__name__}: field `{name}.reference_mean` must be the mean of `{name}.reference`. Received: "
                     f"{series.reference_mean!r}."
                 )
+        if (trial := state.trial) is not None and not (trial.baseline_steps >= 1 and trial.noise.possible):
+            raise ValueError(f"{cls.__name__}: field `trial` must hold what can be measured. Received: {trial!r:.300}.")
         return state
 
 

@@ -92,6 +92,11 @@ class Noise(NamedTuple):
     autocorrelation: float = 0.0
     samples: int = 0
 
+    @property
+    def possible(self) -> bool:
+        """Whether a series can have it: it may come from a file."""
+        return 0.0 <= self.autocorrelation <= _MAX_AUTOCORRELATION and not self.deviation < 0.0
+
     def standard_error(self, count: int, other: int | None = None) -> float:
         """Relative standard error of a mean over `count` successive values, or of its difference from one of others."""
         inflation = (1.0 + self.autocorrelation) / (1.0 - self.autocorrelation)

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from typing import Annotated, NamedTuple
 
 import pytest
+from mutations import mutated
 
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Observation, Reason
 from keras_adaptive_weights.deciding.guide_rule import step
 from keras_adaptive_weights.deciding.plain_records import ADDED_LATER, read_record
 from keras_adaptive_weights.deciding.state import ControllerState, EnvelopeState, initial_state
+from keras_adaptive_weights.journal.regular_files import parse_json
 
 CONFIG = AdaptiveWeightConfig(warmup_steps=15, cooling_period=10, min_stable_steps=5, loss_smoothing_factor=0.25)
 _WEIGHT = "must be a weight above 0 that float32 can hold"
@@ -82,6 +84,9 @@ def test_a_state_comes_back_as_it_was():
         ("losses.reference_mean", math.nan, "must be the mean of"),
         ("trial", 3, "field `trial` must be a mapping"),
         ("trial.noise", {}, "field `trial.noise.deviation` is missing"),
+        *(("trial.noise.autocorrelation", value, "must hold what can be measured") for value in (1, -0.5, 1e300)),
+        ("trial.noise.deviation", -1.0, "must hold what can be measured"),
+        ("trial.baseline_steps", 0, "must hold what can be measured"),
         ("trial.harm", "moonlight", "field `trial.harm` must be the name of a Reason"),
         ("trial.moon", 1, r"unknown fields \['trial.moon'\]: written by a newer version"),
         ("moon", 0, r"unknown fields \['moon'\]: written by a newer version"),
@@ -132,6 +137,22 @@ def test_weights_of_several_terms_are_read_by_their_names():
     ):
         with pytest.raises(ValueError, match=f"JointState: field `weight` must be .*{said.removeprefix('must be ')}"):
             JointState.from_dict({**state.to_dict(), "weight": weight})
+
+
+@pytest.mark.timeout(1800)
+def test_a_damaged_state_is_refused_or_goes_on(seeds):
+    """Bytes of a checkpoint's state: a ValueError, or a state that the controller can go on from."""
+    data, refused = json.dumps(on_trial().to_dict()).encode() + b"\n", 0
+    for seed in seeds:
+        try:
+            state = ControllerState.from_dict(parse_json(mutated(data, seed)))
+        except ValueError:
+            refused += 1
+            continue
+        for number in range(1, 40):
+            state, decision = step(CONFIG, state.within(CONFIG), (Observation(state.step + 1, 1.0 + number, 3.0, 1.0),))
+            assert CONFIG.min_weight <= decision.new_weight <= CONFIG.max_weight, seed
+    assert refused > 0
 
 
 class Younger(NamedTuple):
