@@ -143,7 +143,7 @@ if sys.argv[2] == "close":
 @pytest.mark.parametrize("end", ["close", "exit"])
 def test_a_forked_child_writes_nothing(end, tmp_path):
     """Nor what waits to be written, nor at its end, when Python closes what is open. The parent's end is its own."""
-    command = [sys.executable, "-W", "ignore", "-c", FORK, str(tmp_path), end]
+    command = [sys.executable, "-W", "error::RuntimeWarning", "-c", FORK, str(tmp_path), end]
     subprocess.run(command, check=True, timeout=120)
     journal = kaw.read_journal(tmp_path / JOURNAL)
     assert [seen.step for seen in journal.observations] == [1, 2]
