@@ -11,7 +11,7 @@ from keras_adaptive_weights.deciding.printable import bounded, printable
 
 
 class Action(StrEnum):
-    """What a decision does to the weight."""
+    """What a decision does to the weight, or to the weights of a balance (`BALANCE`, `CALIBRATE`: each its own way)."""
 
     HOLD = "hold"
     INCREASE = "increase"
@@ -21,6 +21,8 @@ class Action(StrEnum):
     DISABLE = "disable"
     ENABLE = "enable"
     RESET = "reset"
+    BALANCE = "balance"
+    CALIBRATE = "calibrate"
 
     __hash__ = str.__hash__  # that of an enum's name is ten times as slow
 
@@ -68,6 +70,13 @@ class Reason(StrEnum):
     RECOVERED_FROM_HIGH_LOSS = "recovered_from_high_loss"
     RECOVERED_FROM_BAD_VARIABLES = "recovered_from_bad_variables"
     EMPTY = "empty"
+    MEASURING = "measuring"
+    ON_TARGET = "on_target"
+    WITHIN_NOISE = "within_noise"
+    OFF_TARGET = "off_target"
+    MEASURED_AT_START = "measured_at_start"
+    TARGETS_OUT_OF_REACH = "targets_out_of_reach"
+    HOLDING = "holding"
 
     __hash__ = str.__hash__  # as above
 
@@ -75,6 +84,15 @@ class Reason(StrEnum):
     def code(self) -> int:
         """A stable small integer, for scalar dashboards."""
         return _REASON_CODES[self]
+
+    @property
+    def from_outside(self) -> bool:
+        """Whether it is a person's reason, or the recovery of the model."""
+        return self in _FROM_OUTSIDE
+
+    def advice(self, numbers: Mapping[str, float]) -> str:
+        """One sentence for a person: what it means with these numbers, and what to do."""
+        return _ADVICE[self].format_map(_Unknown(numbers))
 
 
 _ACTION_CODES = {action: code for code, action in enumerate(Action)}
@@ -145,6 +163,20 @@ _ADVICE: dict[Reason, str] = {
     "again: lower the learning rate, and look at activations that hide a NaN, as a ReLU may.",
     Reason.EMPTY: "the batch held nothing to measure (no sample, or weights of 0, or all of it masked): nothing to do, "
     "unless there are many of them ({empty_steps:.0f} so far).",
+    Reason.MEASURING: "{measurements:.0f} measurements so far, too few to say what the weights should be: wait, or "
+    "look whether all terms take part and reach the variables that are measured.",
+    Reason.ON_TARGET: "the weights are within a step of their targets (the furthest {distance:.3f} away on the "
+    "logarithmic scale): nothing to do.",
+    Reason.WITHIN_NOISE: "the weights are up to {distance:.3f} from their targets on the logarithmic scale, which are "
+    "not known better than to {distance_needed:.3f}: nothing to do; larger batches make the measurements less noisy.",
+    Reason.OFF_TARGET: "the weights were up to {distance:.3f} from their targets on the logarithmic scale, more than "
+    "the {distance_needed:.3f} of a step and of noise: nothing to do.",
+    Reason.MEASURED_AT_START: "the weights are now what was measured over the first steps ({measurements:.0f} "
+    "measurements): look whether they make sense; rollback() undoes it.",
+    Reason.TARGETS_OUT_OF_REACH: "the targets lie beyond the bounds and the weights are as near as they may be: widen "
+    "the bounds, start nearer, or ask for less.",
+    Reason.HOLDING: "{rollbacks:.0f} changes in a row had to be undone, so the weights stay where they are: lower the "
+    "learning rate or keep fixed weights, or call enable() to go on.",
 }
 
 
@@ -255,13 +287,12 @@ class Decision(NamedTuple):
     @property
     def by_hand(self) -> bool:
         """Whether it came from outside the controller: from a person, or from the recovery of the model."""
-        return self.reason in _FROM_OUTSIDE
+        return self.reason.from_outside
 
     @property
     def advice(self) -> str:
         """One sentence for a person: what it means and what to do."""
-        known = _Unknown(self.evidence, old_weight=self.old_weight, new_weight=self.new_weight)
-        return _ADVICE[self.reason].format_map(known)
+        return self.reason.advice({**self.evidence, "old_weight": self.old_weight, "new_weight": self.new_weight})
 
     def __str__(self) -> str:
         """Return one line, whatever the note holds: step, action, weights, reason, note."""

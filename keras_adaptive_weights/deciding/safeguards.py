@@ -14,10 +14,9 @@ from typing import Any
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Observation, Reason
 from keras_adaptive_weights.deciding.intake import MIN_REFERENCE, S, breaker_tripped
+from keras_adaptive_weights.deciding.plain_records import FLOAT32_MAX
 from keras_adaptive_weights.deciding.state import EnvelopeState, Trial
 from keras_adaptive_weights.deciding.statistics import Comparison, Noise, Series, mean
-
-_FLOAT32_MAX = 3.4028235e38
 
 
 def emergency(config: AdaptiveWeightConfig, state: EnvelopeState[Any]) -> Reason | None:
@@ -72,9 +71,14 @@ def refused_weight(weight: float, low: float, high: float) -> Reason | None:
 def refused_loss(
     config: AdaptiveWeightConfig, weighted: float, average: float, evidence: dict[str, float]
 ) -> Reason | None:
-    """Return why a weighted loss must not come about, or None; how it compares with its average joins the evidence."""
-    if not abs(weighted) <= _FLOAT32_MAX:
+    """Return why a weighted loss must not come about, or None; how it compares with its average joins the evidence.
+
+    Where the average is not above 0 there is no such ratio.
+    """
+    if not abs(weighted) <= FLOAT32_MAX:
         return Reason.WEIGHTED_LOSS_NOT_FINITE
+    if not average > 0.0:
+        return None
     evidence["weighted_loss_ratio"] = weighted / average
     return Reason.WEIGHTED_LOSS_ABSURD if evidence["weighted_loss_ratio"] > config.absurd_loss_factor else None
 

@@ -103,11 +103,15 @@ class Noise(NamedTuple):
         error = min(1.0, inflation / count)
         return self.deviation * math.sqrt(error if other is None else error + min(1.0, inflation / other))
 
+    @property
+    def freedom(self) -> float:
+        """Independent values the deviation was measured on, less the two that its line took; at least 1."""
+        inflation = (1.0 + self.autocorrelation) / (1.0 - self.autocorrelation)
+        return max(1.0, self.samples / inflation - 2.0)
+
     def quantile(self, normal: float) -> float:
         """The normal quantile, widened for the few independent values the deviation was measured on."""
-        inflation = (1.0 + self.autocorrelation) / (1.0 - self.autocorrelation)
-        freedom = max(1.0, self.samples / inflation - 2.0)
-        return normal * (1.0 + (normal * normal + 1.0) / (4.0 * freedom))
+        return widened(normal, self.freedom)
 
 
 class Comparison(NamedTuple):
@@ -162,6 +166,11 @@ def _deviation(ratio: float, error: float) -> float:
 def _square(value: float) -> float:
     """Return the square; of a huge value infinity, where `**` raises an error."""
     return value * value
+
+
+def widened(normal: float, freedom: float) -> float:
+    """Return the normal quantile as that of so many degrees of freedom (the leading terms of an expansion)."""
+    return normal * (1.0 + (normal * normal + 1.0) / (4.0 * freedom))
 
 
 def mean(values: Sequence[float]) -> float:

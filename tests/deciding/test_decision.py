@@ -16,6 +16,8 @@ ACTION_CODES = {
     "disable": 5,
     "enable": 6,
     "reset": 7,
+    "balance": 8,
+    "calibrate": 9,
 }
 
 

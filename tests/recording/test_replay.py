@@ -148,7 +148,7 @@ def test_a_journal_is_decided_again_exactly(tmp_path, execution):
     weight = AdaptiveWeight(3.0, CONFIG)
     decided = write(tmp_path / "journal.jsonl", weight, recorded(), execution, REQUESTS)
     assert {d.action for d in decided} >= {Action.HOLD, *(REQUESTS[i] for i in (60, 168, 200))}
-    assert execution > 1 or {d.action for d in decided} == set(Action)
+    assert execution > 1 or {d.action for d in decided} == set(Action) - {Action.BALANCE, Action.CALIBRATE}
     for source in (
         tmp_path / "journal.jsonl",
         str(tmp_path / "journal.jsonl"),

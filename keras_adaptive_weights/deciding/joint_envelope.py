@@ -1,0 +1,448 @@
+"""Several weights, decided on at once and safely: a strategy says where they should be, and the envelope the rest.
+
+Each execution leads to one decision for all adaptive terms. The order is that of `envelope`, with the same gates and
+safety checks (`safeguards`) on the weighted sum of the raw losses, the *objective*, under the weights as decided:
+
+1. a circuit breaker that tripped: DISABLE, all weights at their base;
+2. a change on trial that did harm (the objective under the new weights significantly worse than it was under the same
+   weights before, a spike, a non-finite step): ROLLBACK of all weights together, and the next cooling is longer. After
+   `max_rollbacks` in a row the weights stay where they are until `enable`: their base may be a hundredfold away;
+3. calibration, at most once in the life of the weights and before anything moved them: where the strategy measured its
+   targets at the start and they are away by more than a step and twice their error, CALIBRATE goes there at once;
+4. gates, each a HOLD with its reason: as for one weight;
+5. the dead band: unless some target is away by more than a step and by more than its noise (two thirds of
+   `significance` in standard errors, as targets are measured rarely), HOLD;
+6. BALANCE: all weights go the same part of their way on the logarithmic scale, so far that none moves by more than
+   `max_change_percent`, within their bounds, after a validation (REJECT); and the trial begins.
+
+After any change the objective is what it would have been under the new weights, and its statistics begin from there.
+
+No clock, no I/O, no randomness, no mutation; everything the state holds is bounded, if the strategy's state is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from keras_adaptive_weights.deciding import safeguards
+from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
+from keras_adaptive_weights.deciding.decision import Action, Observation, Reason
+from keras_adaptive_weights.deciding.intake import feed
+from keras_adaptive_weights.deciding.joint import JointDecision, JointObservation, Term, Weights
+from keras_adaptive_weights.deciding.plain_records import FLOAT32_MAX, read_record
+from keras_adaptive_weights.deciding.state import EnvelopeState
+from keras_adaptive_weights.deciding.statistics import Comparison, Series, mean, widened
+from keras_adaptive_weights.deciding.strategy import Proposal, Strategy, Target, plain
+
+_CALIBRATION_ERRORS = 2.0
+_RARELY = 2.0 / 3.0
+"""Part of the settings' `significance` that a target needs, as it is measured once in many steps, not on each."""
+_CALIBRATE_BEHIND = frozenset({None, Reason.WARMUP, Reason.HIGH_VARIANCE, Reason.UNSTABLE, Reason.COLLECTING})
+
+
+class JointCore(EnvelopeState[Weights]):
+    """Weights, counters and the statistics of the objective."""
+
+    __slots__ = ()
+
+
+class JointState(NamedTuple):
+    """Everything a joint envelope remembers. Frozen, and bounded where the strategy's state is.
+
+    Attributes:
+        core: Weights, counters and the statistics of the objective.
+        recent: Raw losses of the newest finite steps by term, oldest first. Where a batch lacked the term, its mean.
+        strategy: The strategy's state.
+        proposal: What the strategy proposed last.
+        calibrated: Whether the one calibration was made or missed.
+    """
+
+    core: JointCore
+    recent: Mapping[str, tuple[float, ...]]
+    strategy: Any
+    proposal: Proposal = Proposal()
+    calibrated: bool = False
+
+
+class _Stored(NamedTuple):
+    """A stored state but for what the strategy knows."""
+
+    core: JointCore
+    recent: Mapping[str, tuple[float, ...]]
+    proposal: Proposal
+    calibrated: bool
+
+
+class _Way(NamedTuple):
+    """Where the weights should go within their bounds, and whether it is worth it.
+
+    `distance` and `needed`, on the logarithmic scale, are those of the weight that is furthest out of its dead band, or
+    nearest to its end.
+    """
+
+    goals: Weights
+    distance: float
+    needed: float
+    clipped: bool
+
+
+@dataclass(frozen=True)
+class JointEnvelope:
+    """A strategy in its envelope: pure functions of a state.
+
+    Args:
+        strategy: What the weights should be.
+        terms: All terms of the loss, fixed ones too.
+        config: Settings, as for one weight. The bounds are those of the terms. A strategy's own `cooling_period` comes
+            before the settings'.
+
+    Raises:
+        ValueError: Two terms of one name, a weight that is not positive and finite or outside its bounds, or terms
+            that the strategy cannot balance.
+    """
+
+    strategy: Strategy[Any]
+    terms: Sequence[Term]
+    config: AdaptiveWeightConfig = field(default_factory=AdaptiveWeightConfig)
+
+    def __post_init__(self) -> None:
+        """Validate terms and strategy."""
+        names = [term.name for term in self.terms]
+        if len(set(names)) < len(names):
+            raise ValueError(f"JointEnvelope: argument `terms` must have names of their own. Received: {names}.")
+        for term in self.terms:
+            low, high = _bounds(term)
+            if not 0.0 < low <= term.weight <= high < math.inf:
+                raise ValueError(
+                    "JointEnvelope: argument `terms` must have weights within their bounds, above 0 and finite. "
+                    f"Received: {term}."
+                )
+        cooling = getattr(self.strategy, "cooling_period", None)
+        config = self.config if cooling is None else replace(self.config, cooling_period=cooling)
+        object.__setattr__(self, "config", config)
+        object.__setattr__(self, "terms", tuple(self.terms))
+        self.strategy.initial(self.terms)
+
+    def initial(self) -> JointState:
+        """Return the state before the first step, at the base weights."""
+        base = {name: float(term.weight) for name, term in self._adaptive.items()}
+        return JointState(JointCore(base, base), {}, self.strategy.initial(self.terms))
+
+    def step(self, state: JointState, observations: Sequence[JointObservation]) -> tuple[JointState, JointDecision]:
+        """Take in the observations of one execution, oldest first, and decide once.
+
+        Raises:
+            ValueError: No observations, or a strategy that proposes a target for something else than an adaptive term.
+        """
+        if not observations:
+            raise ValueError("step: argument `observations` must hold at least one JointObservation. Received none.")
+        core, recent, taught = state.core, state.recent, []
+        weights = {**self._fixed, **core.weight}
+        for seen in observations:
+            loss = math.nan
+            if seen.losses and seen.finite and not seen.loss_scaling:
+                recent = self._with(recent, seen.losses)
+                loss = _sum(weights, {name: losses[-1] for name, losses in recent.items()})
+                taught.append(seen._replace(weights=weights))
+            core = feed(self.config, core, _as_one(seen, loss))
+        state = state._replace(core=core, recent=recent)
+        if taught:
+            known, news = self.strategy.step(state.strategy, taught)
+            state = state._replace(strategy=known, proposal=state.proposal if news is None else self._checked(news))
+        return self._decide(state, _as_one(seen, loss))
+
+    def disable(self, state: JointState, note: str = "") -> tuple[JointState, JointDecision]:
+        """Go to the base weights at once and stay there until `enable`; a calibration that was not made is missed."""
+        return self._disable(state, Reason.MANUAL, {}, note)
+
+    def enable(self, state: JointState, note: str = "") -> tuple[JointState, JointDecision]:
+        """Let the weights move again, after a full cooling period; circuit breaker and rollbacks start afresh."""
+        after = state._replace(core=safeguards.enabled(self.config, state.core))
+        return after, _decision(state, after, Action.ENABLE, Reason.MANUAL, {}, note)
+
+    def reset(
+        self,
+        state: JointState,
+        note: str = "",
+        reason: Reason = Reason.MANUAL,
+        evidence: Mapping[str, float] | None = None,
+    ) -> tuple[JointState, JointDecision]:
+        """Forget all statistics, the strategy's too: warmup begins again. Weights, cooling and a disable stay.
+
+        So do the number of rollbacks in a row, and whether a calibration was made.
+        """
+        core = safeguards.forgotten(state.core)._replace(rollbacks=state.core.rollbacks)
+        after = JointState(core, {}, self.strategy.initial(self.terms), calibrated=state.calibrated)
+        return after, _decision(state, after, Action.RESET, reason, evidence or {}, note)
+
+    def rollback(self, state: JointState, note: str = "") -> tuple[JointState, JointDecision]:
+        """Undo the last change by hand, a calibration too; REJECT where there is none to undo."""
+        if state.core.previous_weight is None or state.core.disabled:
+            return state, _decision(state, state, Action.REJECT, Reason.NOTHING_TO_ROLL_BACK, {}, note)
+        return self._roll_back(state, Reason.MANUAL, {}, note)
+
+    def set_shadow(self, state: JointState, *, shadow: bool) -> JointState:
+        """Let decisions only be recorded from here on, or take effect; the weights in force stay either way."""
+        return self._rebased(state, safeguards.set_shadow(self.config, state.core, shadow=shadow))
+
+    def to_dict(self, state: JointState) -> dict[str, Any]:
+        """Return a state as plain values that `restored` reads back."""
+        return {
+            "core": state.core.to_dict(),
+            "recent": plain(state.recent),
+            "strategy": {self.name: plain(state.strategy)},
+            "proposal": plain(_usable(state.proposal)),
+            "calibrated": state.calibrated,
+        }
+
+    def restored(self, values: Mapping[str, Any]) -> JointState:
+        """Read what `to_dict` wrote; weights outside today's bounds are moved to the nearer one.
+
+        Where terms or strategy are others today, weights and counters go on and everything that was measured begins
+        afresh. A calibration is not made again.
+
+        Raises:
+            ValueError: A field is missing, unknown (of a newer version), or holds something else than it should.
+        """
+        stored = read_record(_Stored, {key: value for key, value in values.items() if key != "strategy"}, "JointState")
+        state = self.initial()._replace(core=self._within(stored.core), calibrated=stored.calibrated)
+        if set(stored.core.weight) != set(self._adaptive) or self.name not in values.get("strategy", {}):
+            return self.reset(state)[0]._replace(calibrated=True)
+        known = read_record(type(state.strategy), values["strategy"][self.name], self.name)
+        return state._replace(recent=stored.recent, strategy=known, proposal=stored.proposal)
+
+    @property
+    def name(self) -> str:
+        """Name of the strategy's class."""
+        return type(self.strategy).__name__
+
+    @cached_property
+    def _adaptive(self) -> dict[str, Term]:
+        return {term.name: term for term in self.terms if not term.fixed}
+
+    @cached_property
+    def _fixed(self) -> dict[str, float]:
+        return {term.name: float(term.weight) for term in self.terms if term.fixed}
+
+    def _with(self, recent: Mapping[str, tuple[float, ...]], losses: Weights) -> dict[str, tuple[float, ...]]:
+        """Return the newest losses with those of one more step."""
+        kept = 1 - self.config.smoothing_steps
+        result = {}
+        for term in self.terms:
+            before = recent.get(term.name, ())
+            loss = losses.get(term.name)
+            result[term.name] = (*before[kept:], (mean(before) if before else 0.0) if loss is None else loss)
+        return result
+
+    def _checked(self, proposal: Proposal) -> Proposal:
+        """Return the proposal; refuse targets for what is no adaptive term."""
+        if unknown := sorted(set(proposal.targets) - set(self._adaptive)):
+            raise ValueError(
+                f"{self.name}.step: proposes targets for {unknown}. Expected some of the adaptive "
+                f"terms {sorted(self._adaptive)}."
+            )
+        return proposal
+
+    def _decide(self, state: JointState, last: Observation) -> tuple[JointState, JointDecision]:
+        """Take the decision that is due after the observations were fed."""
+        core, config = state.core, self.config
+        streak = min(core.stable_steps, config.smoothing_steps)
+        losses, norms = core.losses.compare(streak), core.gradient_norms.compare(streak)
+        variance = core.losses.variance
+        evidence = safeguards.evidence(config, core, losses, norms, loss=last.loss, variance=variance)
+        evidence |= state.proposal.evidence
+        harm = safeguards.emergency(config, core)
+        if harm is Reason.REPEATED_NON_FINITE:
+            return self._disable(state, harm, evidence)
+        if harm is not None and core.trial is not None:
+            return self._roll_back(state, harm, {**evidence, "trial_ratio": core.trial.ratio})
+        reason = safeguards.closed_gate(config, core, last, variance)
+        if reason not in (Reason.SWITCHED_OFF, Reason.DISABLED) and core.rollbacks >= config.max_rollbacks:
+            reason, evidence["rollbacks"] = Reason.HOLDING, 1.0 * core.rollbacks
+        if self._calibrates(state, reason):
+            return self._move(state, Action.CALIBRATE, reason, evidence)
+        if reason is None:
+            return self._move(state, Action.BALANCE, None, evidence)
+        return state, _decision(state, state, Action.HOLD, reason, evidence)
+
+    def _calibrates(self, state: JointState, closed: Reason | None) -> bool:
+        """Whether the one calibration is due."""
+        due = bool(state.proposal.calibrate and state.proposal.targets) and not state.calibrated
+        cooled = state.core.trial is None and state.core.steps_since_change > state.core.cooling
+        return due and cooled and closed in _CALIBRATE_BEHIND
+
+    def _move(
+        self, state: JointState, action: Action, closed: Reason | None, evidence: dict[str, float]
+    ) -> tuple[JointState, JointDecision]:
+        """Move the weights towards their targets, or say why not."""
+        core, calibrating = state.core, action is Action.CALIBRATE
+        if not state.proposal.targets:
+            return state, _decision(state, state, Action.HOLD, Reason.MEASURING, evidence)
+        if _usable(state.proposal) != state.proposal:
+            return self._reject(state, Reason.WEIGHT_NOT_FINITE, evidence)
+        move = self._way(core.weight, state.proposal.targets, calibrating=calibrating)
+        evidence |= {f"target.{name}": target.weight for name, target in state.proposal.targets.items()}
+        evidence |= {"distance": move.distance, "distance_needed": move.needed}
+        weights = move.goals if calibrating else self._part_of(core.weight, move.goals)
+        done = state._replace(calibrated=state.calibrated or calibrating)
+        if not move.distance > move.needed or weights == core.weight:
+            return done, _decision(state, done, Action.HOLD, closed or self._reason_to_stay(move), evidence)
+        refusal = self._refusal(state, weights, evidence)
+        if refusal is not None:
+            return self._reject(state, refusal, evidence)
+        recent = _combined({**self._fixed, **weights}, state.recent)
+        recent = recent[-max(1, min(core.stable_steps, len(recent))) :]
+        losses = Comparison(recent, core.losses.reference, math.nan, math.nan, math.nan)
+        norms = core.gradient_norms.compare(1)
+        changed = safeguards.changed(self.config, core, weights, losses.newer, losses.noise(), norms)
+        after = self._rebased(done, changed, losses.newer)
+        reason = Reason.MEASURED_AT_START if calibrating else Reason.OFF_TARGET
+        return after, _decision(state, after, action, reason, evidence)
+
+    def _way(self, weights: Weights, targets: Mapping[str, Target], *, calibrating: bool) -> _Way:
+        """Hold each weight against its target within the bounds."""
+        step, significance = math.log1p(self.config.max_change_percent), _RARELY * self.config.significance
+        goals, distance, needed, clipped = dict(weights), 0.0, step, False
+        for name, target in targets.items():
+            goals[name] = _nearest(self._adaptive[name], target.weight)
+            clipped = clipped or goals[name] != target.weight
+            errors = _CALIBRATION_ERRORS if calibrating else widened(significance, max(1.0, target.freedom))
+            noise = errors * target.error
+            band = math.inf if math.isnan(noise) else max(step, noise)
+            way = abs(math.log(goals[name]) - math.log(weights[name]))
+            if (way / band, way) > (distance / needed, distance):
+                distance, needed = way, band
+        return _Way(goals, distance, needed, clipped)
+
+    def _part_of(self, weights: Weights, goals: Weights) -> dict[str, float]:
+        """Return the weights after the part of their ways at which the furthest has gone one step."""
+        factor = 1.0 + self.config.max_change_percent
+        ways = {name: math.log(goal) - math.log(weights[name]) for name, goal in goals.items()}
+        furthest = max(map(abs, ways.values()))
+        part = min(1.0, math.log(factor) / furthest) if furthest > 0.0 else 0.0
+        moved = {}
+        for name, weight in weights.items():
+            new = min(max(weight * math.exp(part * ways[name]), weight / factor), weight * factor)
+            moved[name] = _nearest(self._adaptive[name], new)
+        return moved
+
+    def _reason_to_stay(self, way: _Way) -> Reason:
+        """Say why a dead band was not left."""
+        if way.distance > math.log1p(self.config.max_change_percent):
+            return Reason.WITHIN_NOISE
+        return Reason.TARGETS_OUT_OF_REACH if way.clipped else Reason.ON_TARGET
+
+    def _refusal(self, state: JointState, weights: Weights, evidence: dict[str, float]) -> Reason | None:
+        """Return why the weights must not be used, or None."""
+        for name, term in self._adaptive.items():
+            refusal = safeguards.refused_weight(weights[name], *_bounds(term))
+            if refusal is not None:
+                return refusal
+        combined = _combined({**self._fixed, **weights}, state.recent)
+        return safeguards.refused_loss(self.config, combined[-1], mean(combined), evidence)
+
+    def _reject(
+        self, state: JointState, reason: Reason, evidence: Mapping[str, float]
+    ) -> tuple[JointState, JointDecision]:
+        """Keep the weights, and try again after a cooling period."""
+        after = state._replace(core=safeguards.refused(self.config, state.core))
+        return after, _decision(state, after, Action.REJECT, reason, evidence)
+
+    def _roll_back(
+        self, state: JointState, reason: Reason, evidence: Mapping[str, float], note: str = ""
+    ) -> tuple[JointState, JointDecision]:
+        """Undo the last change of all weights and cool longer."""
+        after = self._rebased(state, safeguards.undone(self.config, state.core, reason))
+        return after, _decision(state, after, Action.ROLLBACK, reason, evidence, note)
+
+    def _disable(
+        self, state: JointState, reason: Reason, evidence: Mapping[str, float], note: str = ""
+    ) -> tuple[JointState, JointDecision]:
+        """Go to the base weights and stay there."""
+        after = self._rebased(state._replace(calibrated=True), safeguards.disabled(state.core))
+        return after, _decision(state, after, Action.DISABLE, reason, evidence, note)
+
+    def _rebased(self, state: JointState, core: JointCore, recent: tuple[float, ...] | None = None) -> JointState:
+        """Return the state with this core, and where its weights are others with the objective as it is under them."""
+        if core.weight == state.core.weight:
+            return state._replace(core=core)
+        if recent is None:
+            recent = _combined({**self._fixed, **core.weight}, state.recent)
+        below_zero = self.config.smoothing_steps + self.config.reference_steps if min(recent, default=0.0) < 0.0 else 0
+        losses = Series(recent, below_zero=below_zero)
+        return state._replace(core=core._replace(losses=losses, gradient_norms=Series()))
+
+    def _within(self, core: JointCore) -> JointCore:
+        """Return the core with the weights of today's terms, each within its bounds."""
+
+        def weights(stored: Weights) -> Weights:
+            return {name: _nearest(term, stored.get(name, term.weight)) for name, term in self._adaptive.items()}
+
+        previous, trial, held = core.previous_weight, core.trial, core.held_weight
+        return core._replace(
+            weight=weights(core.weight),
+            base_weight=weights(core.base_weight),
+            previous_weight=None if previous is None else weights(previous),
+            trial=trial and trial._replace(previous_weight=weights(trial.previous_weight)),
+            held_weight=None if held is None else weights(held),
+        )
+
+
+def _as_one(seen: JointObservation, loss: float) -> Observation:
+    """Return the step as the safety checks see it: the objective in place of one term's loss."""
+    return Observation(
+        seen.step,
+        loss,
+        seen.total_loss,
+        seen.gradient_norm,
+        seen.applied,
+        seen.loss_scaling,
+        seen.dampening,
+        seen.non_finite,
+        empty=not seen.losses,
+    )
+
+
+def _sum(weights: Weights, losses: Weights) -> float:
+    return sum(weights[name] * loss for name, loss in losses.items())
+
+
+def _combined(weights: Weights, recent: Mapping[str, tuple[float, ...]]) -> tuple[float, ...]:
+    """Return the objective of the newest steps under these weights."""
+    scaled = [[weights[name] * loss for loss in losses] for name, losses in recent.items()]
+    return tuple(map(sum, zip(*scaled, strict=True)))
+
+
+def _bounds(term: Term) -> tuple[float, float]:
+    """Return the lowest and the highest weight; of a fixed term both are its weight."""
+    return term.weight if term.low is None else term.low, term.weight if term.high is None else term.high
+
+
+def _nearest(term: Term, weight: float) -> float:
+    """Return the weight within the term's bounds; what is no number is as the term starts."""
+    low, high = _bounds(term)
+    return min(max(weight, low), high) if math.isfinite(weight) else term.weight
+
+
+def _usable(proposal: Proposal) -> Proposal:
+    """Return the proposal without targets that no weight can have."""
+    targets = {name: target for name, target in proposal.targets.items() if 0.0 < target.weight <= FLOAT32_MAX}
+    return proposal if len(targets) == len(proposal.targets) else proposal._replace(targets=targets)
+
+
+def _decision(
+    before: JointState,
+    after: JointState,
+    action: Action,
+    reason: Reason,
+    evidence: Mapping[str, float],
+    note: str = "",
+) -> JointDecision:
+    core = before.core
+    return JointDecision(
+        core.step, action, reason, core.weight, after.core.weight, evidence, note, held_weights=core.held_weight
+    )

@@ -1,0 +1,419 @@
+"""The joint envelope: sequence -> decisions, and what a person, a fault, or a resume does to all weights at once."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import pytest
+from balance import ADAPTIVE, BESIDE, QUICK, bad, changes, play, seen, steady, through_json
+
+from keras_adaptive_weights.deciding.decision import Action, Reason
+from keras_adaptive_weights.deciding.gradient_share import GradientShare
+from keras_adaptive_weights.deciding.joint import Term
+from keras_adaptive_weights.deciding.joint_envelope import JointEnvelope
+from keras_adaptive_weights.deciding.strategy import Proposal, Target
+
+STEP = math.log(1.05)
+
+
+class Nothing(NamedTuple):
+    """No state."""
+
+    steps: int = 0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A strategy that always wants the same."""
+
+    targets: Mapping[str, Target]
+    calibrate: bool = False
+    after: int = 0
+
+    def initial(self, terms):
+        return Nothing()
+
+    def step(self, state, observations):
+        steps = state.steps + len(observations)
+        if steps <= self.after:
+            return Nothing(steps), None
+        return Nothing(steps), Proposal(self.targets, self.calibrate, {"share.a": 0.5})
+
+
+def wanted(a=1.0, b=1.0, error=0.0, freedom=math.inf, **values):
+    targets = {"a": Target(a, error, freedom), "b": Target(b, error, freedom)}
+    return JointEnvelope(Wanted(targets, **values), ADAPTIVE, QUICK)
+
+
+def flat(steps, level=1.0):
+    return [seen({"a": level * (1.0 + 0.01 * (-1) ** i), "b": level}, gradient_norm=1.0) for i in range(steps)]
+
+
+MOVED = flat(21)  # the last of these is the first step after the warmup
+RISE = [seen({"a": 1.8, "b": 1.8})]
+
+
+def test_all_weights_go_the_same_part_of_their_way():
+    envelope = JointEnvelope(
+        Wanted({"a": Target(8.0), "b": Target(0.25), "c": Target(0.5)}),
+        (*ADAPTIVE, Term.adaptive("c", 1.0)),
+        QUICK,
+    )
+    turn = play(envelope, [seen({"a": 1.0, "b": 1.0, "c": 1.0})] * 21)[-1]
+    assert (turn.decision.action, turn.decision.reason) == (Action.BALANCE, Reason.OFF_TARGET)
+    assert turn.decision.old_weights == {"a": 1.0, "b": 1.0, "c": 1.0}
+    logs = {name: math.log(weight) for name, weight in turn.decision.new_weights.items()}
+    assert logs == pytest.approx({"a": STEP, "b": -STEP * 2 / 3, "c": -STEP / 3})
+    assert turn.decision.evidence["distance"] == pytest.approx(math.log(8.0))
+    assert turn.decision.evidence["distance_needed"] == pytest.approx(STEP)
+    assert turn.decision.evidence["target.b"] == 0.25
+    assert turn.decision.evidence["share.a"] == 0.5
+
+
+def test_it_arrives_and_rests():
+    turns = play(wanted(1.2, 1 / 1.2), flat(200))
+    assert [step for step, _, _ in changes(turns)] == [21, 34, 47]
+    assert turns[-1].after.core.weight == pytest.approx({"a": 1.05**3, "b": 1.05**-3})
+    assert turns[-1].decision.reason is Reason.ON_TARGET
+
+
+@pytest.mark.parametrize(
+    ("envelope", "reason"),
+    [
+        (wanted(1.04, 1.0), "on_target"),
+        (wanted(1.05 - 1e-9, 1.0), "on_target"),
+        (wanted(1.05 + 1e-9, 1.0), "off_target"),
+        (wanted(1.5, 1.0, error=0.1), "off_target"),
+        (wanted(1.3, 1.0, error=0.1), "within_noise"),
+        (wanted(1.5, 1.0, error=0.1, freedom=4.0), "within_noise"),
+        (wanted(1.5, 1.0, error=math.nan), "within_noise"),
+        (wanted(1e9, 1e-9), "off_target"),
+        (JointEnvelope(Wanted({"a": Target(1e9)}), (Term("a", 2.0, 1.0, 2.0), Term("b", 1.0)), QUICK),
+         "targets_out_of_reach"),
+        (JointEnvelope(Wanted({}), ADAPTIVE, QUICK), "measuring"),
+        (wanted(1.5, 1.0, after=30), "measuring"),
+        (wanted(0.0, 1.0), "weight_not_finite"),
+        (wanted(math.nan, 1.0), "weight_not_finite"),
+        (wanted(1e39, 1.0), "weight_not_finite"),
+    ],
+)  # fmt: skip
+def test_the_dead_band_and_what_is_refused(envelope, reason):
+    """At 3 standard errors (two thirds of the settings' 4.5), widened for few degrees of freedom."""
+    turn = play(envelope, MOVED)[-1]
+    assert turn.decision.reason == reason
+    moved = turn.after.core.weight != turn.before.core.weight
+    assert moved is (reason == "off_target")
+    assert (turn.decision.action is Action.REJECT) is (reason == "weight_not_finite")
+
+
+def test_what_is_refused_is_tried_again_after_a_cooling():
+    turns = play(wanted(math.nan, 1.0), flat(60))
+    assert [step for step, _, _ in changes(turns)] == [21, 34, 47, 60]
+
+
+def test_a_batch_far_from_the_others_moves_nothing():
+    config = replace(QUICK, absurd_loss_factor=1.5, max_loss_spike_threshold=9.0, variance_threshold=9.0)
+    envelope = JointEnvelope(Wanted({"a": Target(2.0)}), ADAPTIVE, config)
+    turns = play(envelope, [*flat(20), seen({"a": 4.0, "b": 4.0})])
+    assert changes(turns) == [(21, "reject", "weighted_loss_absurd")]
+    assert turns[-1].decision.evidence["weighted_loss_ratio"] > 1.5
+
+
+def test_losses_below_zero_have_no_scale_and_balance_all_the_same():
+    turns = play(wanted(1.2, 1 / 1.2), flat(100, -3.0))
+    assert [action for _, action, _ in changes(turns)] == ["balance"] * 3
+    assert turns[-1].after.core.losses.below_zero > 0
+
+
+def test_a_weighted_loss_that_float32_cannot_hold():
+    envelope = JointEnvelope(Wanted({"a": Target(2.0)}), ADAPTIVE, QUICK)
+    assert changes(play(envelope, flat(21, 2e38)))[-1][1:] == ("reject", "weighted_loss_not_finite")
+
+
+# --- gates ----------------------------------------------------------------------------------------------
+
+FAR = wanted(8.0, 0.125)
+SWITCHED_OFF = JointEnvelope(FAR.strategy, ADAPTIVE, replace(QUICK, enabled=False))
+
+
+@pytest.mark.parametrize(
+    ("envelope", "script", "action", "reason"),
+    [
+        (SWITCHED_OFF, MOVED, "hold", "switched_off"),
+        (FAR, [*MOVED, "disable", *flat(1)], "hold", "disabled"),
+        (FAR, flat(20), "hold", "warmup"),
+        (FAR, [*MOVED, *flat(12)], "hold", "cooling"),
+        (FAR, [*MOVED, *flat(13)], "balance", "off_target"),
+        (FAR, [*flat(20), bad()], "hold", "non_finite"),
+        (FAR, [*flat(20), bad(), *flat(4)], "hold", "unstable"),
+        (FAR, [*flat(20), seen({"a": 1.0}, applied=False, loss_scaling=True)], "hold", "loss_scaling"),
+        (FAR, [*flat(20), seen({})], "hold", "empty"),
+        (JointEnvelope(FAR.strategy, ADAPTIVE, replace(QUICK, variance_threshold=1e-9)), MOVED, "hold",
+         "high_variance"),
+        (JointEnvelope(FAR.strategy, ADAPTIVE, replace(QUICK, warmup_steps=0)), flat(10), "hold", "collecting"),
+        (FAR, [*MOVED, *RISE * 5], "rollback", "trial_loss_worse"),
+        (FAR, [*MOVED, *RISE * 4], "hold", "cooling"),
+        (FAR, [*MOVED, *flat(1, 3.0)], "rollback", "trial_loss_spike"),
+        (FAR, [*MOVED, bad()], "rollback", "trial_non_finite"),
+        (FAR, [*MOVED, *[bad()] * 5], "disable", "repeated_non_finite"),
+        (FAR, [*MOVED, "rollback"], "rollback", "manual"),
+        (FAR, [*MOVED, "rollback", "rollback"], "reject", "nothing_to_roll_back"),
+        (FAR, [*MOVED, "disable", "rollback"], "reject", "nothing_to_roll_back"),
+        (FAR, [*MOVED, "disable"], "disable", "manual"),
+        (FAR, [*MOVED, "disable", "enable"], "enable", "manual"),
+        (FAR, [*MOVED, "reset"], "reset", "manual"),
+        (FAR, [*MOVED, "recover"], "reset", "recovered_from_skips"),
+        (FAR, [*MOVED, "reset", *flat(20)], "hold", "warmup"),
+    ],
+)  # fmt: skip
+def test_the_last_decision(envelope, script, action, reason):
+    turn = play(envelope, script)[-1]
+    assert (turn.decision.action, turn.decision.reason) == (action, reason), str(turn.decision)
+    assert "nan" not in turn.decision.advice or script[-1] == "recover"
+
+
+def test_the_trial_holds_the_new_objective_against_what_it_was_under_the_same_weights():
+    """A calibration that makes the objective forty times as large does no harm by that."""
+    envelope = wanted(90.0, 1.0, calibrate=True, after=19)
+    turns = play(envelope, [*flat(20), *flat(30)])
+    assert changes(turns) == [(20, "calibrate", "measured_at_start")]
+    trial = turns[19].after.core.trial
+    assert trial.baseline == pytest.approx(91.0, rel=0.02)
+    assert turns[30].after.core.losses.average == pytest.approx(91.0, rel=0.02)
+
+
+def test_a_rollback_takes_all_weights_back_together():
+    turns = play(FAR, [*MOVED, *flat(13), bad()])
+    first, second, back = [t.decision for t in turns if t.decision.is_event]
+    assert back.action is Action.ROLLBACK
+    assert (back.old_weights, back.new_weights) == (second.new_weights, first.new_weights)
+    assert turns[-1].after.core.cooling == 24
+    assert turns[-1].after.core.losses.average == pytest.approx(sum(first.new_weights.values()), rel=0.01)
+
+
+def test_after_repeated_rollbacks_the_weights_stay_until_enabled():
+    turns = play(FAR, [*MOVED, bad(), *flat(25), bad(), *flat(49), bad(), *flat(300), "enable", *flat(13)])
+    events = changes(turns)
+    assert [action for _, action, _ in events] == ["balance", "rollback"] * 3 + ["enable", "balance"]
+    held = turns[-15]
+    assert held.decision.reason is Reason.HOLDING
+    assert held.decision.evidence["rollbacks"] == 3.0
+    assert held.after.core.weight == FAR.initial().core.weight
+    assert play(FAR, ["reset", *flat(60)], state=held.after)[-1].decision.reason is Reason.HOLDING, "no way around"
+
+
+def test_disable_goes_to_the_base_and_misses_the_calibration():
+    calibrating = wanted(50.0, 0.02, calibrate=True)
+    turns = play(calibrating, ["disable", *flat(30), "enable", *flat(14)])
+    assert [action for _, action, _ in changes(turns)] == ["disable", "enable", "balance"]
+    turns = play(calibrating, [*flat(3), "disable"])
+    assert changes(turns)[0] == (1, "calibrate", "measured_at_start")
+    assert turns[-1].decision.new_weights == {"a": 1.0, "b": 1.0}
+    assert turns[-1].after.core.losses.average == pytest.approx(2.0, rel=0.02)
+
+
+# --- the one calibration --------------------------------------------------------------------------------
+
+
+def test_calibration_goes_there_at_once_and_only_once():
+    turns = play(wanted(50.0, 0.02, calibrate=True), flat(40))
+    assert changes(turns) == [(1, "calibrate", "measured_at_start")]
+    assert turns[-1].after.core.weight == {"a": 50.0, "b": 0.02}
+    assert turns[-1].after.calibrated
+
+
+@pytest.mark.parametrize(
+    ("error", "target", "jumps"),
+    [(0.0, 1.04, False), (0.0, 1.06, True), (0.5, 2.6, False), (0.5, 2.8, True), (0.5, 1 / 2.8, True)],
+)
+def test_calibration_has_a_dead_band_of_a_step_and_of_twice_the_error(error, target, jumps):
+    turns = play(wanted(target, 1.0, error=error, freedom=1.0, calibrate=True), flat(2))
+    assert [action for _, action, _ in changes(turns)] == ["calibrate"] * jumps
+    assert turns[-1].after.calibrated, "or missed"
+    assert turns[-1].decision.reason is Reason.WARMUP
+
+
+def test_calibration_stays_within_the_bounds():
+    assert play(wanted(1e5, 1e-5, calibrate=True), flat(1))[-1].after.core.weight == {"a": 100.0, "b": 0.01}
+
+
+def test_a_calibration_that_is_refused_is_made_later():
+    config = replace(QUICK, absurd_loss_factor=1.5)
+    envelope = JointEnvelope(wanted(50.0, 0.02, calibrate=True, after=15).strategy, ADAPTIVE, config)
+    turns = play(envelope, [*flat(15), *flat(1, 3.0), *flat(30)])
+    assert changes(turns)[0] == (16, "reject", "weighted_loss_absurd")
+    assert changes(turns)[1] == (29, "calibrate", "measured_at_start")
+
+
+def test_a_calibration_waits_for_a_finite_step():
+    turns = play(wanted(50.0, 0.02, calibrate=True, after=2), [*flat(2), bad(), *flat(3)])
+    assert changes(turns) == [(4, "calibrate", "measured_at_start")]
+
+
+def test_a_calibration_can_be_undone_and_is_not_made_again():
+    turns = play(wanted(50.0, 0.02, calibrate=True), [*flat(5), "rollback", *flat(60)])
+    assert [action for _, action, _ in changes(turns)][:3] == ["calibrate", "rollback", "balance"]
+    assert turns[5].after.core.weight == {"a": 1.0, "b": 1.0}
+
+
+def test_in_the_calibrations_trial_a_fault_undoes_it():
+    turns = play(wanted(50.0, 0.02, calibrate=True), [*flat(5), bad()])
+    assert changes(turns)[-1][1:] == ("rollback", "trial_non_finite")
+    assert turns[-1].after.core.weight == {"a": 1.0, "b": 1.0}
+
+
+# --- shadow, resume -------------------------------------------------------------------------------------
+
+
+def test_in_shadow_weights_in_force_stay_and_proposals_go_on():
+    state = FAR.set_shadow(FAR.initial(), shadow=True)
+    turns = play(FAR, [*MOVED, *flat(13)], state=state)
+    last = turns[-1]
+    assert len(changes(turns)) == 2
+    assert last.decision.weights_in_force == last.after.core.weight_in_force == {"a": 1.0, "b": 1.0}
+    assert last.after.core.weight["a"] == pytest.approx(1.05**2)
+    assert str(last.decision).startswith("step 34: balance a 1.05 -> 1.103 in shadow")
+    effective = FAR.set_shadow(last.after, shadow=False)
+    assert effective.core.weight == {"a": 1.0, "b": 1.0}
+    assert effective.core.losses.average == pytest.approx(2.0, rel=0.02)
+    assert FAR.set_shadow(effective, shadow=False) == effective
+
+
+SHARE = JointEnvelope(GradientShare(measure_every=2), BESIDE, QUICK)
+RUN = steady(150, {"a": 0.5, "f": 1.0}, losses={"a": 2.0, "f": 1.0}, noise=0.05)
+
+
+@pytest.mark.parametrize("at", [0, 5, 19, 20, 21, 60])
+def test_a_state_goes_on_the_same_after_json(at):
+    state = play(SHARE, RUN[:at])[-1].after if at else SHARE.initial()
+    restored = through_json(SHARE, state)
+    assert restored == state
+    rest = play(SHARE, RUN[at:], state=restored)
+    assert repr([t.decision for t in rest]) == repr([t.decision for t in play(SHARE, RUN)][at:]), "NaN is not itself"
+
+
+def test_after_a_resume_there_is_no_second_calibration():
+    state = through_json(SHARE, play(SHARE, RUN[:30])[-1].after)
+    assert state.calibrated
+    away = state._replace(core=state.core._replace(weight={"a": 1.0}))
+    assert "calibrate" not in [action for _, action, _ in changes(play(SHARE, RUN, state=away))]
+
+
+def test_a_resume_within_other_bounds_goes_to_the_nearer_one():
+    state = play(SHARE, RUN[:21])[-1].after
+    tight = JointEnvelope(SHARE.strategy, (Term("a", 1.0, 0.5, 1.5), Term("f", 2.0)), QUICK)
+    restored = tight.restored(SHARE.to_dict(state))
+    assert state.core.weight["a"] > 3.0
+    assert restored.core.weight == {"a": 1.5}
+    assert restored.core.previous_weight == {"a": 1.0}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        JointEnvelope(GradientShare(), (Term.adaptive("z", 1.0), *BESIDE), QUICK),
+        JointEnvelope(Wanted({"a": Target(50.0)}, calibrate=True), BESIDE, QUICK),
+    ],
+)
+def test_a_resume_with_other_terms_or_another_strategy_keeps_the_weights_and_measures_afresh(other):
+    state = play(SHARE, RUN[:40])[-1].after
+    restored = other.restored(SHARE.to_dict(state))
+    assert restored.core.weight["a"] == state.core.weight["a"]
+    assert restored.core.step == 40
+    assert (restored.core.observed_steps, restored.calibrated) == (0, True)
+    assert restored.strategy == other.initial().strategy
+    assert restored.core.weight.keys() == {term.name for term in other.terms if not term.fixed}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("core", "weight", "a"), math.nan),
+        (("core", "weight", "a"), -1.0),
+        (("core", "step"), "x"),
+        (("calibrated",), 3),
+        (("recent",), [1.0]),
+        (("proposal", "targets", "a", "weight"), 0.0),
+        (("strategy", "GradientShare", "measured", "taken"), -1),
+        (("strategy", "GradientShare", "of_tomorrow"), 1),
+        (("of_tomorrow",), 1),
+    ],
+)
+def test_a_damaged_state_is_refused(path, value):
+    values = SHARE.to_dict(play(SHARE, RUN[:40])[-1].after)
+    place = values
+    for name in path[:-1]:
+        place = place[name]
+    place[path[-1]] = value
+    with pytest.raises(ValueError, match=path[-1]):
+        SHARE.restored(values)
+
+
+def test_a_proposal_that_was_refused_does_not_spoil_what_is_stored():
+    envelope = wanted(math.nan, 1.0)
+    state = play(envelope, MOVED)[-1].after
+    assert set(through_json(envelope, state).proposal.targets) == {"b"}
+
+
+# --- terms and steps ------------------------------------------------------------------------------------
+
+
+def test_a_term_that_a_batch_lacks_counts_as_its_mean():
+    script = [seen({"a": 1.0, "b": 3.0}), seen({"a": 1.0})] * 10
+    turns = play(FAR, script)
+    assert turns[-1].after.recent == {"a": (1.0,) * 6, "b": (3.0,) * 6}
+    assert turns[-1].after.core.losses.average == pytest.approx(4.0)
+    assert play(FAR, [seen({"a": 1.0})] * 3)[-1].after.recent["b"] == (0.0,) * 3, "not seen yet"
+
+
+def test_a_strategy_sees_finite_steps_and_the_weights_as_decided():
+    got = []
+
+    class Watching(Wanted):
+        def step(self, state, observations):
+            got.append(observations)
+            return super().step(state, observations)
+
+    envelope = JointEnvelope(Watching({}), BESIDE, QUICK)
+    play(envelope, [seen({"a": 1.0, "f": 1.0}), bad(("a",)), seen({}), seen({"f": 1.0})], execution=4)
+    play(envelope, [bad(("a",))])
+    (observations,) = got
+    assert [o.losses for o in observations] == [{"a": 1.0, "f": 1.0}, {"f": 1.0}]
+    assert observations[0].weights == {"a": 1.0, "f": 2.0}
+
+
+@pytest.mark.parametrize("execution", [2, 7])
+def test_one_decision_for_an_execution(execution):
+    turns = play(FAR, flat(42), execution)
+    assert len(turns) == 42 // execution
+    assert turns[-1].after.core.step == 42
+    assert turns[-1].after.core.observed_steps == 42
+
+
+def test_no_observations_are_refused():
+    with pytest.raises(ValueError, match="`observations` must hold at least one JointObservation"):
+        FAR.step(FAR.initial(), ())
+
+
+def test_a_target_for_something_else_is_a_mistake_of_the_strategy():
+    envelope = JointEnvelope(Wanted({"f": Target(1.0), "y": Target(1.0)}), BESIDE, QUICK)
+    with pytest.raises(ValueError, match=r"Wanted.step: proposes targets for \['f', 'y'\]. .*\['a'\]"):
+        play(envelope, flat(1))
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ((Term.adaptive("a", 1.0), Term("a", 1.0)), "names of their own"),
+        ((Term("a", 1.0, 2.0, 3.0), Term("b", 1.0)), "within their bounds"),
+        ((Term("a", 4.0, 2.0, 3.0), Term("b", 1.0)), "within their bounds"),
+        ((Term("a", 0.0, 0.0, 3.0), Term("b", 1.0)), "above 0"),
+        ((Term("a", 1.0, 0.5, math.inf), Term("b", 1.0)), "finite"),
+        ((Term.adaptive("a", 1.0), Term("b", -1.0)), "above 0"),
+        ((Term.adaptive("a", 1.0),), "two or more terms"),
+    ],
+)
+def test_terms_that_cannot_be(terms, message):
+    with pytest.raises(ValueError, match=message):
+        JointEnvelope(GradientShare(), terms)
