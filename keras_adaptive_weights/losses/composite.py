@@ -191,14 +191,19 @@ class CompositeLoss(keras.losses.Loss):
             ValueError: No term takes part, or a term returns something of another shape than `[batch]`.
         """
         y_true, y_pred = as_tensors(y_true, self._compute_dtype), as_tensors(y_pred, self._compute_dtype)
-        masked = all_masked(y_pred)
-        terms, measured = {}, {}
+        masked, any_sample = all_masked(y_pred), None
+        terms: dict[str, Any] = {}
+        measured: dict[str, Any] = {}
         for name, (values, valid) in self._per_sample(y_true, y_pred).items():
             keys = (name, name.removesuffix("_loss"), *self.terms[name].requires)
             weights = weights_of_samples(sample_weight, keys, values)
             terms[name] = self._reduce(values, weights, valid)
-            there = counts(values, weights, valid)
-            measured[name] = there if masked is None else tf.logical_and(there, tf.logical_not(masked))
+            if weights is not None or valid is not None:
+                measured[name] = counts(values, weights, valid, masked)
+                continue
+            if any_sample is None:  # the same of all such terms
+                any_sample = counts(values, masked=masked)
+            measured[name] = any_sample
         return Evaluation(sum(self._weigh(name, value) for name, value in terms.items()), terms, measured)
 
     def get_config(self) -> dict[str, Any]:

@@ -126,13 +126,14 @@ def _per_sample(weights: Any, values: Any) -> Any:
     return tf.reshape(tf.cast(weights, values.dtype), [-1])
 
 
-def counts(values: Any, weights: Any = None, valid: Any = None) -> Any:
+def counts(values: Any, weights: Any = None, valid: Any = None, masked: Any = None) -> Any:
     """Return whether there is anything to measure: a sample, with a weight other than 0, that is not masked.
 
     Args:
         values: One value per sample.
         weights: One weight per sample. `None`: all count.
         valid: Whether a sample has anything that is not masked, shape `[batch]`. `None`: all have.
+        masked: Whether all of the batch is masked, a scalar. `None`: it is not.
 
     Returns:
         True, or a scalar bool tensor where that depends on the batch.
@@ -141,8 +142,10 @@ def counts(values: Any, weights: Any = None, valid: Any = None) -> Any:
         counted = tf.not_equal(weights, 0.0)
         valid = counted if valid is None else tf.logical_and(valid, counted)
     if valid is not None:
-        return tf.reduce_any(valid)
-    return bool(values.shape[0]) if values.shape[0] is not None else tf.shape(values)[0] > 0
+        there = tf.reduce_any(valid)
+    else:
+        there = bool(values.shape[0]) if values.shape[0] is not None else tf.shape(values)[0] > 0
+    return there if masked is None else tf.logical_and(there, tf.logical_not(masked))
 
 
 def anything_counts(y_pred: Any, sample_weight: Any) -> Any:

@@ -43,6 +43,35 @@ def mean_over_replicas(scalars: Sequence[Any], vector: Any = None) -> tuple[list
     return tf.unstack(means[: len(scalars)]), None if vector is None else means[len(scalars) :]
 
 
+def mean_where_measured(
+    scalars: Sequence[Any], measured: Sequence[Any], vector: Any = None
+) -> tuple[list[Any], list[Any], Any]:
+    """Return the means of some scalars over the replicas that had something to measure of them.
+
+    Args:
+        scalars: Scalars of this replica.
+        measured: Of each, whether there was anything to measure: True, or a scalar bool tensor.
+        vector: See `mean_over_replicas`.
+
+    Returns:
+        The means; of each, whether any replica measured it; and the mean of the vector over all replicas.
+    """
+    unsure = [i for i, there in enumerate(measured) if there is not True]
+    if replicas() == 1 or not unsure:
+        means, vector = mean_over_replicas(scalars, vector)
+        return means, list(measured), vector
+    shares = [tf.cast(measured[i], scalars[0].dtype) for i in unsure]
+    counted = [
+        value if there is True else tf.where(there, value, tf.zeros_like(value))
+        for value, there in zip(scalars, measured, strict=True)
+    ]
+    means, vector = mean_over_replicas([*counted, *shares], vector)
+    means, shares, anywhere = means[: len(scalars)], means[len(scalars) :], list(measured)
+    for i, share in zip(unsure, shares, strict=True):
+        means[i], anywhere[i] = tf.math.divide_no_nan(means[i], share), share > 0.0
+    return means, anywhere, vector
+
+
 def sum_gradients(gradients: Sequence[Any]) -> list[Any]:
     """Return the sum of each gradient over all replicas; None stays None."""
     if replicas() == 1:

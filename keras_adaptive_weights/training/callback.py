@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections import deque
 from collections.abc import Sequence
@@ -38,7 +39,8 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
             is full, are warned about; training goes on.
         update_freq: Steps between two records of the scalars in TensorBoard; events are always recorded.
         observers: Further objects with `observe(observations, decision)`; one that raises is left out with a warning.
-        verbose: 0: silent. 1: one line per decision other than HOLD, beside Keras's progress bar.
+        verbose: 0: silent. 1: one line per decision other than HOLD, beside Keras's progress bar, and one after each
+            epoch in which steps were dampened or empty.
         remote_control: Whether `keras-adaptive-weights disable RUN_DIR` and its like reach this process: the folder is
             looked at once a second at most.
         max_consecutive_skips: Skipped steps in a row after which training stops with `TrainingStopped`. Steps that only
@@ -125,6 +127,8 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         self._asked: deque[tuple[str, str]] = deque()
         self._workers: WorkerRequests | None = None
         self._begun = False
+        self._counted: tuple[int, int] | None = None
+        self._verbose = bool(verbose)
 
     @property
     def decisions(self) -> list[Decision]:
@@ -183,6 +187,8 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         del batch, logs
         if self._weight is not None and not self._begun:
             self._begin(self._weight)
+        if self._weight is not None and self._counted is None:  # all is restored
+            self._counted = self._weight.state.dampened_steps, self._weight.state.empty_steps
         self._disable_again()
         if self._workers is not None:
             self._workers.pass_on(self.model.telemetry)
@@ -200,6 +206,23 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         if (recovery := self._guard.look(seen)) is not None:
             for weight in self.model.loss.adaptive_weights.values():
                 weight.model_recovered(*recovery)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Count the steps of the epoch from here on."""
+        del epoch, logs
+        self._counted = None
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Put `empty_steps` into the logs where there were any, and say with `verbose=1` what was dampened or empty."""
+        if self._weight is None or self._counted is None:
+            return
+        state = self._weight.state
+        dampened, empty = state.dampened_steps - self._counted[0], state.empty_steps - self._counted[1]
+        if empty and logs is not None:
+            logs["empty_steps"] = float(empty)
+        if self._verbose and (dampened or empty):
+            what = [f"{count} steps {how}" for count, how in ((dampened, "dampened"), (empty, "empty")) if count]
+            print(f"\n{self.term}: {' and '.join(what)} in epoch {epoch + 1}", flush=True)  # noqa: T201 - asked for
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Close the record."""
@@ -314,6 +337,11 @@ class AdaptiveMelWeightCallback(AdaptiveWeightCallback):
 
 def _observation(step: int, row: StepRow, term: str) -> Observation:
     finite = row.non_finite is None
+    if row.empty:
+        return Observation(step, math.nan, applied=False, empty=True)
+    if finite and math.isnan(row.terms[term]):  # there was something to measure, but not of this term
+        seen = _observation(step, row._replace(terms={term: 0.0}), term)
+        return seen._replace(loss=math.nan, empty=True)
     return Observation(  # in the order of the fields: by name it takes twice as long, and this is every step
         step, row.terms[term], row.total, row.gradient_norm, finite, row.loss_scaling, row.dampening, row.non_finite
     )

@@ -6,7 +6,8 @@ would see its last step only. Float64 holds float32 values and step counts exact
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import keras
@@ -14,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_adaptive_weights.deciding.config import FLOAT32_MAX
+from keras_adaptive_weights.deciding.term_names import weight_name
 from keras_adaptive_weights.losses.composite import CompositeLoss
 from keras_adaptive_weights.runtime.conditional_writes import in_xla
 from keras_adaptive_weights.runtime.distribution import replicas, within_replica
@@ -22,7 +24,7 @@ from keras_adaptive_weights.runtime.written_variables import FoundVariable
 
 REQUESTS = ("disable", "enable", "rollback", "reset")
 """What may be asked for by hand for each adaptive weight, in the order of its columns."""
-_FIXED_COLUMNS = 6  # count, total, gradient norm, dampening, index of what is not finite, skipped by loss scaling only
+_FIXED_COLUMNS = 6  # count, total, gradient norm, dampening, number of the outcome, skipped by loss scaling only
 _SMALLEST_SQUARE = 1e-30
 """Of a smaller sum of squares a float32 may have lost the most."""
 _SHORT = 2**12
@@ -37,11 +39,13 @@ class StepRow(NamedTuple):
 
     Attributes:
         number: Number of the step since the telemetry began.
-        terms: Raw value of each term that took part.
+        terms: Raw value of each term that took part; NaN where there was nothing of it to measure.
         total: Total loss, undampened and unscaled.
         gradient_norm: Global norm of the unscaled gradients.
         dampening: Factor on the total and its gradients.
-        non_finite: Name of the first non-finite thing: a term, "total_loss", a variable's gradient. `None`: applied.
+        non_finite: Name of the first non-finite thing: a term, "total_loss", a variable's gradient. `None`: applied,
+            or empty.
+        empty: There was nothing to measure, so the step was left out whole.
         loss_scaling: The step was skipped only because the loss scale overflowed.
         requests: What any worker passed on with this step: term and one of `REQUESTS`, in the order to carry it out in.
     """
@@ -54,6 +58,21 @@ class StepRow(NamedTuple):
     non_finite: str | None
     loss_scaling: bool
     requests: tuple[tuple[str, str], ...]
+    empty: bool = False
+
+
+class Outcome(NamedTuple):
+    """What came of a step, for which one number stands in the telemetry: each trace of the step has its own numbers.
+
+    Attributes:
+        terms: Names of the terms that took part.
+        non_finite: As in `StepRow`.
+        empty: As in `StepRow`.
+    """
+
+    terms: tuple[str, ...]
+    non_finite: str | None = None
+    empty: bool = False
 
 
 class Telemetry:
@@ -71,7 +90,7 @@ class Telemetry:
             where none travels.
         terms: Terms of the batch whose loss was computed last: how `compute_loss`, which returns the total only, hands
             them to the step around it.
-        variable_names: Names of the trainable variables, set while the train step is traced.
+        measured: Of each of these, whether there was anything to measure; see `Evaluation`.
         logs_so_far: Logs of the step that was traced last, if they only show what the metrics hold after it: they can
             as well be made later.
         built: Whether the model's variables were created before its first step, as far as that is possible.
@@ -87,9 +106,10 @@ class Telemetry:
         self._rows = int(steps_per_execution)
         self.names = tuple(loss.terms) if isinstance(loss, CompositeLoss) else ()
         self._columns = {name: column for column, name in enumerate(self.names, _FIXED_COLUMNS)}
-        self.active: tuple[str, ...] = ()
         self.terms: dict[str, Any] = {}
-        self.variable_names: list[str] = []
+        self.measured: dict[str, Any] = {}
+        self._outcomes: list[Outcome] = []
+        self._first_outcome: dict[tuple[Any, ...], int] = {}
         self.logs_so_far: dict[str, Any] = {}
         self.results: dict[str, Any] = {}
         self.found: list[FoundVariable] = []
@@ -117,7 +137,6 @@ class Telemetry:
         Raises:
             ValueError: Such a batch.
         """
-        self.active = tuple(self.terms)
         if not isinstance(self._loss, CompositeLoss):
             return
         for name in self._loss.adaptive_weights:
@@ -139,13 +158,42 @@ class Telemetry:
             self._asked = asked
             self.requests.assign(asked)
 
+    def outcome(self, terms: Iterable[str], gradients_of: Iterable[str], bad: Any, present: Any) -> Any:
+        """Return the number that stands for what came of a step, in the graph.
+
+        Args:
+            terms: Names of the terms that took part.
+            gradients_of: Names of the variables that have gradients.
+            bad: Index of what is not finite, among terms, total and gradients; -1: nothing.
+            present: Whether there was anything to measure: True, or a scalar bool tensor.
+        """
+        terms = tuple(terms)
+        culprits = (*terms, "total_loss", *(f"gradient of {name}" for name in gradients_of))
+        first = self._first_outcome.setdefault((terms, culprits), len(self._outcomes))
+        if first == len(self._outcomes):
+            self._outcomes += [Outcome(terms), *(Outcome(terms, culprit) for culprit in culprits)]
+            self._outcomes.append(Outcome(terms, empty=True))
+        number = bad + (first + 1)
+        return number if present is True else tf.where(present, number, first + 1 + len(culprits))
+
     def write(
-        self, terms: dict[str, Any], total: Any, norm: Any, dampening: Any, bad: Any, routine: Any, requests: Any = None
+        self, terms: dict[str, Any], total: Any, norm: Any, dampening: Any, outcome: Any, bad: Any, requests: Any
     ) -> None:
-        """Add the row of one step, in the graph."""
+        """Add the row of one step, in the graph.
+
+        Args:
+            terms: Values of the terms that took part.
+            total: Total loss.
+            norm: Gradient norm.
+            dampening: Factor on the total.
+            outcome: What `outcome` returned.
+            bad: Two scalar bools: whether the step was skipped as not finite, and whether by loss scaling only.
+            requests: See `requests`. `None`: there are none.
+        """
+        skipped, routine = bad
         self.writes = True
         dtype = tf.float64 if total.dtype == tf.float64 else tf.float32
-        values = [total, norm, dampening, bad, routine, *(terms.get(name, np.nan) for name in self.names)]
+        values = [total, norm, dampening, outcome, routine, *(terms.get(name, np.nan) for name in self.names)]
         row = tf.cast(tf.stack([tf.cast(value, dtype) for value in values]), tf.float64)  # as few casts
         parts = [row] if requests is None else [row, tf.cast(requests, tf.float64)]
         ring = self._ring.read_value()
@@ -153,15 +201,14 @@ class Telemetry:
         self._ring.assign(newest if self._rows == 1 else tf.concat([ring[1:], newest], axis=0))
         if self._skips is not None:
             skips, _ = tf.unstack(self._skips)
-            one_more = tf.stack([1, tf.where(skips == 0, bad, 0)])
-            self._skips.assign_add(tf.where(tf.logical_and(bad >= 0, tf.logical_not(routine)), one_more, [0, 0]))
+            one_more = tf.stack([1, tf.where(skips == 0, outcome, 0)])
+            self._skips.assign_add(tf.where(tf.logical_and(skipped, tf.logical_not(routine)), one_more, [0, 0]))
 
     def read(self, after: int = 0) -> list[StepRow]:
         """Return the steps whose number is above `after`, oldest first, at most as many as an execution has."""
         handed_out, self.handed_out = self.handed_out, None
         held = self._held() if handed_out is None else self._in_rows(handed_out())
-        columns = [(name, column) for name, column in self._columns.items() if name in self.active]
-        return [self._row(row, columns) for row in held if row[0] > after]
+        return [self._row(row) for row in held if row[0] > after]
 
     def take_skips(self) -> tuple[int, str]:
         """Return how many steps were skipped since this was asked last, and what was not finite in the first of them.
@@ -171,7 +218,7 @@ class Telemetry:
         if self._skips is None or not (taken := self._skips.value().numpy())[0]:
             return 0, ""
         self._skips.assign([0, 0])
-        return int(taken[0]), self._culprit(int(taken[1]))
+        return int(taken[0]), str(self._outcomes[int(taken[1])].non_finite)
 
     def ring_to_hand_out(self) -> Any:
         """Return the ring as a vector, for `handed_out`; in the graph."""
@@ -190,31 +237,30 @@ class Telemetry:
         columns = len(numbers) // self._rows
         return [numbers[start : start + columns] for start in range(0, len(numbers), columns)]
 
-    def _row(self, row: list[float], columns: list[tuple[str, int]]) -> StepRow:
-        count, total, norm, dampening, bad, routine = row[:_FIXED_COLUMNS]
-        finite = bad < 0
+    def _row(self, row: list[float]) -> StepRow:
+        count, total, norm, dampening, number, routine = row[:_FIXED_COLUMNS]
+        terms, non_finite, empty = self._outcomes[int(number)]
         return StepRow(
             int(count),
-            {name: row[column] for name, column in columns},
+            {name: row[self._columns[name]] for name in terms},
             total,
             norm,
             dampening,
-            None if finite else self._culprit(int(bad)),
-            bool(routine) and not finite,
+            non_finite,
+            bool(routine) and non_finite is not None,
             self._requests_in(row) if self._slots else (),
+            empty,
         )
 
     def _requests_in(self, row: list[float]) -> tuple[tuple[str, str], ...]:
         shares = row[_FIXED_COLUMNS + len(self.names) :]
         return tuple(slot for slot, share in zip(self._slots, shares, strict=True) if share > 0)
 
-    def _culprit(self, index: int) -> str:
-        places = (*self.active, "total_loss", *(f"gradient of {name}" for name in self.variable_names))
-        return places[index]
-
 
 class StepMetrics(keras.metrics.Metric):
-    """Epoch means of the raw terms (weighted by batch size) and of the gradient norm, weights, and skipped steps.
+    """Epoch means of the raw terms (weighted by batch size) and of the gradient norm, weights, and counts of steps.
+
+    A term's mean is over the batches in which there was something of it to measure.
 
     One metric with one variable for all of them: a result of several names costs a step less than several metrics.
 
@@ -228,43 +274,63 @@ class StepMetrics(keras.metrics.Metric):
         composite = isinstance(loss, CompositeLoss)
         self._loss = loss
         self._terms = tuple(loss.terms) if composite else ()
-        self._weights = (
-            {n.removesuffix("_loss") + "_weight": w for n, w in loss.adaptive_weights.items()} if composite else {}
-        )
+        self._weights = {weight_name(n): w for n, w in loss.adaptive_weights.items()} if composite else {}
+        self._dampens = composite and loss.max_loss_spike_threshold is not None
         self._seen: set[str] = set()
         self._replicas = replicas()
-        # one sum per term, then: samples, sum of gradient norms, steps applied, steps skipped
-        self._sums = self.add_variable((len(self._terms) + 4,), initializer="zeros", name="sums")
+        # one sum per term, the samples of each, then: samples, sum of gradient norms, steps applied, skipped, dampened
+        self._sums = self.add_variable((2 * len(self._terms) + 5,), initializer="zeros", name="sums")
 
     @property
     def train_only(self) -> frozenset[str]:
         """Names that mean nothing in an evaluation."""
-        return frozenset({*self._weights, "gradient_norm", "skipped_steps"})
+        return frozenset({*self._weights, "gradient_norm", "skipped_steps", "dampened_steps"})
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of all that may be in the logs."""
+        return self.train_only | frozenset(self._terms)
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Count one batch as any metric of Keras does: for a step of one's own that goes through `self.metrics`."""
         if self._terms:
             size = tf.cast(tf.shape(keras.tree.flatten(y_pred)[0])[0], tf.float32)
-            terms = self._loss.evaluate(y_true, y_pred, sample_weight).terms
-            self.count({name: mean_of(value) for name, value in terms.items()}, size)
+            _, terms, measured = self._loss.evaluate(y_true, y_pred, sample_weight)
+            self.count({name: mean_of(value) for name, value in terms.items()}, size, measured=measured)
 
     def count(
-        self, terms: dict[str, Any], size: Any, norm: Any = None, applied: Any = True, counts: Any = None
+        self,
+        terms: dict[str, Any],
+        size: Any,
+        norm: Any = None,
+        dampening: Any = None,
+        applied: Any = True,
+        counts: Any = None,
+        present: Any = True,
+        measured: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """Count one batch; of a skipped one only that it was skipped.
+        """Count one batch; of a skipped one only that it was skipped, and nothing of one without anything to measure.
 
         Args:
             terms: Values of the terms that took part.
             size: Number of samples.
             norm: Gradient norm. `None`: not measured.
+            dampening: Factor on the total. `None`: 1.
             applied: Whether the step was applied.
             counts: Whether its losses count nevertheless. `None`: as `applied`.
+            present: Whether there was anything to measure: True, or a scalar bool tensor.
+            measured: The same of each term; what is not in it is as `present`.
         """
         self._seen.update(terms)
         one, zero = tf.constant(1.0), tf.constant(0.0)
         norm = zero if norm is None else tf.cast(norm, tf.float32)
-        taken = [tf.cast(terms[n], tf.float32) * size if n in terms else zero for n in self._terms]
-        losses, step, skip = [*taken, size], [norm, one, zero], [zero, zero, one]
+        dampened = zero if dampening is None or not self._dampens else tf.cast(dampening < 1.0, tf.float32)
+        size = size if present is True else tf.where(present, size, zero)
+        sizes = [_size_of(measured.get(n, present), size, present) if n in terms else zero for n in self._terms]
+        values = [tf.cast(terms[n], tf.float32) if n in terms else zero for n in self._terms]
+        losses = [*(value * s for value, s in zip(values, sizes, strict=True)), *sizes, size]
+        step = [norm, one, zero, dampened]
+        skip = [zero, zero, one if present is True else tf.cast(present, tf.float32), zero]
         if counts is None or counts is applied:
             change = tf.where(applied, tf.stack(losses + step), tf.stack([zero] * len(losses) + skip))
         else:
@@ -273,15 +339,15 @@ class StepMetrics(keras.metrics.Metric):
 
     def nan_without_steps(self, logs: dict[str, Any]) -> dict[str, Any]:
         """Return the logs of all metrics, those of others as NaN where there were steps and none of them counted."""
-        samples, _, _, skipped = tf.unstack(tf.convert_to_tensor(self._sums)[len(self._terms) :])
+        samples, _, _, skipped, _ = tf.unstack(tf.convert_to_tensor(self._sums)[2 * len(self._terms) :])
         nothing = samples < tf.minimum(skipped, 1.0)
-        own = {*self._terms, *self.train_only}
-        return {name: value if name in own else _nan_where(nothing, value) for name, value in logs.items()}
+        return {name: value if name in self.names else _nan_where(nothing, value) for name, value in logs.items()}
 
     def result(self) -> dict[str, Any]:
         """Return the values by name; a mean of nothing is NaN."""
-        *sums, samples, norms, applied, skipped = tf.unstack(tf.convert_to_tensor(self._sums))
-        means = {n: s / samples for n, s in zip(self._terms, sums, strict=True) if n in self._seen}
+        *both, _, norms, applied, skipped, dampened = tf.unstack(tf.convert_to_tensor(self._sums))
+        sums, samples = both[: len(self._terms)], both[len(self._terms) :]
+        means = {n: s / c for n, s, c in zip(self._terms, sums, samples, strict=True) if n in self._seen}
         weights = {name: tf.convert_to_tensor(weight.variable) for name, weight in self._weights.items()}
         counted = 1 if within_replica() else self._replicas  # outside, the sums are those of all replicas
         return {
@@ -289,7 +355,13 @@ class StepMetrics(keras.metrics.Metric):
             **weights,
             "gradient_norm": norms / applied,
             "skipped_steps": skipped / counted,
+            **({"dampened_steps": dampened / counted} if self._dampens else {}),
         }
+
+
+def _size_of(measured: Any, size: Any, present: Any) -> Any:
+    """Return the number of samples that count for a term, of a batch of that size."""
+    return size if measured is True or measured is present else tf.where(measured, size, tf.zeros_like(size))
 
 
 def mean_of(loss: Any) -> Any:

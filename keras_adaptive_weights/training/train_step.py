@@ -20,12 +20,13 @@ import tensorflow as tf
 from keras_adaptive_weights.deciding.health import SCALE_STEPS
 from keras_adaptive_weights.losses.composite import CompositeLoss
 from keras_adaptive_weights.losses.keras_losses import from_compile, has_adaptive_weights
+from keras_adaptive_weights.losses.per_sample import counts as anything_to_measure
 from keras_adaptive_weights.runtime.distribution import (
     BuildsFromLocalBatch,
     check_replicas,
     divide_by_replicas,
     logs_for_reduction,
-    mean_over_replicas,
+    mean_where_measured,
     on_every_replica,
     once,
     read_once,
@@ -61,16 +62,22 @@ class Measurement(NamedTuple):
         total: Total loss of the batch, undampened and unscaled, a scalar.
         terms: Raw value of each term that took part, scalars by name.
         dampening: Factor in the objective, 1.0 where the total is no spike, a scalar.
+        present: Whether there was anything to measure: True, or a scalar bool tensor, false for a batch without a
+            sample, or with all sample weights 0, or all masked.
+        measured: The same of each term.
         requests: Share of the replicas that pass on each request by hand; see `Telemetry.requests`. `None`: none can.
         batch: `(x, y, y_pred, sample_weight)`.
 
-    With several replicas, total and terms are means over all of them, and the objective is the replica's own.
+    With several replicas, total and terms are means over those that had something to measure, and the objective is the
+    replica's own.
     """
 
     objective: Any
     total: Any
     terms: dict[str, Any]
     dampening: Any
+    present: Any
+    measured: dict[str, Any]
     requests: Any
     batch: tuple[Any, Any, Any, Any]
 
@@ -209,10 +216,12 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
             return logs_for_reduction(self.distribute_strategy, super().test_step(data))
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y_pred = self._forward(x, training=False)
-        total, terms = self._evaluate_losses(x, y, y_pred, sample_weight, training=False)
+        total, terms, present, measured = self._evaluate_losses(x, y, y_pred, sample_weight, training=False)
         size = _batch_size(x)
-        _keras_metrics(self)[0].update_state(total, sample_weight=size)
-        self._telemetry.metrics.count(terms, size)
+        _keras_metrics(self)[0].update_state(
+            total, sample_weight=size if present is True else tf.where(present, size, 0.0)
+        )
+        self._telemetry.metrics.count(terms, size, present=present, measured=measured)
         logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         shown = {name: value for name, value in logs.items() if name not in self._telemetry.metrics.train_only}
         return logs_for_reduction(self.distribute_strategy, shown)
@@ -252,20 +261,24 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
             ValueError: The term of an adaptive weight takes no part in this batch.
         """
         self._prepare_telemetry()
-        local_total, terms = self._evaluate_losses(x, y, y_pred, sample_weight, training=True)
+        local_total, terms, present, measured = self._evaluate_losses(x, y, y_pred, sample_weight, training=True)
         self._build_optimizer()
-        scalars = [mean_of(local_total), *terms.values()]
-        (total, *values), requests = mean_over_replicas(scalars, self._telemetry.requests)
+        (total, *values), (present, *flags), requests = mean_where_measured(
+            [mean_of(local_total), *terms.values()], [present, *measured.values()], self._telemetry.requests
+        )
         dampening = self._dampening(total)
         objective = divide_by_replicas(local_total * dampening)
         if self.optimizer is not None:
             objective = self.optimizer.scale_loss(objective)
         batch = (x, y, y_pred, sample_weight)
-        return Measurement(objective, total, dict(zip(terms, values, strict=True)), dampening, requests, batch)
+        named, measured = dict(zip(terms, values, strict=True)), dict(zip(terms, flags, strict=True))
+        return Measurement(objective, total, named, dampening, present, measured, requests, batch)
 
     @_as_it_is
     def apply_if_finite(self, measured: Measurement, gradients: list[Any], before: Remembered) -> dict[str, Any]:
         """Apply the gradients, or undo the step where anything is not finite; record it and return the logs.
+
+        A step on which there was nothing to measure is left out whole: parameters, optimizer and statistics stay.
 
         Args:
             measured: What `measure_losses` returned.
@@ -277,7 +290,6 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         """
         to_restore = before.to_restore()
         variables, optimizer = self.trainable_variables, self.optimizer
-        self._telemetry.variable_names = [variable.path for variable in variables]
         gradients = sum_gradients(gradients)
         if (count := self.distribute_strategy.num_replicas_in_sync) > 1:  # values to overwrite a variable with
             whole = [getattr(variable, "overwrite_with_gradient", False) for variable in variables]
@@ -286,12 +298,15 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
             measured.terms, measured.total, gradients, self._gradient_scale(), variables
         )
         scaling = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-        x, y, y_pred, sample_weight = measured.batch
+        (x, y, y_pred, sample_weight), present = measured.batch, measured.present
         tracker, *others = _keras_metrics(self)
         # Without metrics of its own `compute_metrics` only reads, which would make all logs wait for the optimizer.
         own_logs = _is_overridden(self, "compute_metrics")
+        taken = finite if present is True else tf.logical_and(finite, present)
         # The losses of a step that only loss scaling skipped are as good as any, and plain Keras counts them.
-        counts = tf.math.is_finite(measured.total) if scaling else finite
+        counts = tf.math.is_finite(measured.total) if scaling else taken
+        if scaling and present is not True:
+            counts = tf.logical_and(counts, present)
 
         def apply() -> None:
             if variables:
@@ -309,20 +324,23 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
                 update_metrics()
 
         if scaling:  # it has a condition of its own, and must see overflown gradients to lower its scale
-            on_every_replica(apply, optimizer)
+            on_every_replica(apply, optimizer, finite=None if present is True else present)
             on_every_replica(update_metrics, optimizer, finite=counts)
         with read_once(shared):
-            on_every_replica(commit, optimizer, finite=finite, otherwise=to_restore)
+            on_every_replica(commit, optimizer, finite=taken, otherwise=to_restore)
         size = _batch_size(x)
         counted = tf.cast(tf.where(counts, size, 0.0), tracker.dtype)
         total = tf.where(counts, tf.cast(measured.total, tracker.dtype), 0.0)
         tracker.total.value.assign_add(total * counted)  # as `update_state`, in fewer operations
         tracker.count.value.assign_add(counted)
-        self._telemetry.metrics.count(measured.terms, size, norm, finite, counts)
-        once(
-            self._leave_row,
-            *(measured.total, norm, measured.dampening, finite, bad, measured.requests, *measured.terms.values()),
+        self._telemetry.metrics.count(
+            measured.terms, size, norm, measured.dampening, taken, counts, present, measured.measured
         )
+        outcome = self._telemetry.outcome(measured.terms, (variable.path for variable in variables), bad, present)
+        skipped = tf.logical_not(taken) if present is True else tf.logical_and(tf.logical_not(taken), present)
+        terms = [_nan_unless(measured.measured[name], value, present) for name, value in measured.terms.items()]
+        leave_row = functools.partial(self._leave_row, tuple(measured.terms))
+        once(leave_row, measured.total, norm, measured.dampening, taken, skipped, outcome, measured.requests, *terms)
         logs = self._logs_of_own_metrics(measured, counts) if own_logs else self.get_metrics_result()
         logs = logs_for_reduction(self.distribute_strategy, logs)
         self._telemetry.logs_so_far = {} if own_logs else dict(logs)
@@ -335,9 +353,9 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         """Return the weighted sum of the terms and of the model's own additional losses, divided by replicas."""
         if not isinstance(self.loss, CompositeLoss):
             return _with_training_if_taken(super().compute_loss, x, y, y_pred, sample_weight, training)
-        total, terms, _ = self.loss.evaluate(y, y_pred, sample_weight)
+        total, terms, measured = self.loss.evaluate(y, y_pred, sample_weight)
         if (telemetry := getattr(self, "_telemetry", None)) is not None:
-            telemetry.terms = terms
+            telemetry.terms, telemetry.measured = terms, measured
         if self.losses:
             total = tf.add_n([total, *(tf.cast(tf.reduce_sum(loss), total.dtype) for loss in self.losses)])
         return divide_by_replicas(total)
@@ -416,14 +434,23 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         return {name: after[name] if value is of_metrics.get(name) else value for name, value in logs.items()}
 
     def _leave_row(
-        self, total: Any, norm: Any, dampening: Any, finite: Any, bad: Any, requests: Any, *terms: Any
+        self,
+        names: tuple[str, ...],
+        total: Any,
+        norm: Any,
+        dampening: Any,
+        taken: Any,
+        skipped: Any,
+        outcome: Any,
+        requests: Any,
+        *terms: Any,
     ) -> None:
         """Record the step, once per worker."""
-        self._track_total(total, dampening, finite)
+        self._track_total(total, dampening, taken)
         scaling = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
         routine = tf.math.is_finite(total) if scaling else False
-        named = dict(zip(self._telemetry.active, terms, strict=True))
-        self._telemetry.write(named, total, norm, dampening, bad, routine, requests)
+        named = dict(zip(names, terms, strict=True))
+        self._telemetry.write(named, total, norm, dampening, outcome, (skipped, routine), requests)
 
     def _build_optimizer(self) -> None:
         """Create the optimizer's variables before its scale is read: until then that is a constant."""
@@ -445,14 +472,26 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
             )
         self.train_function = self.test_function = None
 
-    def _evaluate_losses(self, x: Any, y: Any, y_pred: Any, sample_weight: Any, *, training: bool) -> tuple[Any, Any]:
-        """Return the total, not divided by replicas and reduced as the loss says, and the terms that took part."""
-        self._telemetry.terms = {}
+    def _evaluate_losses(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any, *, training: bool
+    ) -> tuple[Any, dict[str, Any], Any, dict[str, Any]]:
+        """Measure a batch on this replica.
+
+        Returns:
+            The total, not divided by replicas and reduced as the loss says; the terms that took part; whether there was
+            anything to measure; and the same of each term.
+        """
+        self._telemetry.terms, self._telemetry.measured = {}, {}
         loss = _with_training_if_taken(self.compute_loss, x, y, y_pred, sample_weight, training)
         terms = {name: mean_of(value) for name, value in self._telemetry.terms.items()}
         if training:
             self._telemetry.check_terms(y, y_pred)
-        return loss * self.distribute_strategy.num_replicas_in_sync, terms
+        measured = dict(self._telemetry.measured)
+        flags = list({id(flag): flag for flag in measured.values()}.values()) or [anything_to_measure(_first(x))]
+        present = any(flag is True for flag in flags) or (
+            flags[0] if len(flags) == 1 else tf.reduce_any(tf.stack(flags))
+        )
+        return loss * self.distribute_strategy.num_replicas_in_sync, terms, present, measured
 
     def _gradient_scale(self) -> Any:
         """Return the factor on the gradients that mixed precision put there."""
@@ -524,5 +563,15 @@ def _is_overridden(model: keras.Model, name: str) -> bool:
 
 def _batch_size(x: Any) -> Any:
     """Return the number of samples in the batch, as a float."""
-    first = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
-    return tf.cast(tf.shape(first)[0], tf.float32)
+    return tf.cast(tf.shape(_first(x))[0], tf.float32)
+
+
+def _first(x: Any) -> Any:
+    return next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
+
+
+def _nan_unless(measured: Any, value: Any, present: Any) -> Any:
+    """Return a term's value as it is left in the telemetry; where nothing at all was measured that says so itself."""
+    if measured is True or measured is present:
+        return value
+    return tf.where(measured, value, tf.constant(np.nan, value.dtype))

@@ -323,3 +323,74 @@ def test_the_loss_travels_with_the_model_file(tmp_path):
     fit(loaded, more)
     for one, other in zip(model.get_weights(), loaded.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("eagerly", [False, True])
+def test_the_culprit_and_the_terms_are_those_of_the_batch_that_ran(eagerly):
+    """Each structure of targets is a trace of its own; what another one left behind does not count."""
+
+    def error(key):
+        return lambda t, p: tf.reduce_mean(tf.square(t[key] - p), axis=1)
+
+    model = kaw.StableModel(inputs := keras.Input((3,)), keras.layers.Dense(2)(inputs))
+    terms = {"mel_loss": kaw.LossTerm(error("mel"), kaw.AdaptiveWeight(2.5))}
+    terms |= {f"{key}_loss": kaw.LossTerm(error(key), 1.0, (f"has_{key}",)) for key in ("pitch", "energy")}
+    model.compile("sgd", loss=kaw.CompositeLoss(terms), run_eagerly=eagerly)
+    x, y = np.ones((8, 3), "float32"), np.ones((8, 2), "float32")
+    full = {"mel": y, "pitch": y, "energy": y, "has_pitch": y, "has_energy": y}
+    rows = []
+    for targets in (full, {"mel": y}, {**full, "energy": y * np.nan}, {"mel": y * np.nan}, full):
+        model.fit(x, targets, batch_size=8, verbose=0)
+        rows += model.telemetry.read(len(rows))
+    assert [row.non_finite for row in rows] == [None, None, "energy_loss", "mel_loss", None]
+    assert [list(row.terms) for row in rows] == [list(terms), ["mel_loss"], list(terms), ["mel_loss"], list(terms)]
+
+
+def test_the_mean_of_a_term_is_over_the_batches_that_have_it():
+    def given(t, p):
+        return tf.reduce_mean(t["b"], axis=-1) + 0.0 * tf.reduce_mean(p, axis=-1)
+
+    model = kaw.StableModel(inputs := keras.Input((2,)), keras.layers.Dense(1)(inputs))
+    terms = {
+        "a_loss": kaw.LossTerm(lambda t, p: tf.reduce_mean(tf.abs(p), -1)),
+        "b_loss": kaw.LossTerm(given, 1.0, ("b",)),
+    }
+    model.compile("sgd", loss=kaw.CompositeLoss(terms), run_eagerly=True)
+    logs = {}
+    for targets in ({"b": np.full((4, 1), 6.0)}, {"c": np.ones((4, 1))}):
+        logs = model.train_step((tf.ones((4, 2)), targets))
+    assert float(logs["b_loss"]) == pytest.approx(6.0)
+
+
+def test_dampened_steps_are_counted_where_dampening_was_asked_for():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(320, 4)).astype("float32"), rng.standard_t(1.5, size=(320, 3)).astype("float32")
+    model, seen = make_model(loss=make_loss(max_loss_spike_threshold=2.0)), []
+
+    class See:
+        def observe(self, observations, decision):
+            seen.extend(observations)
+
+    callback = kaw.AdaptiveMelWeightCallback(observers=[See()])
+    logs = model.fit(x, y, batch_size=8, verbose=0, callbacks=[callback], validation_data=(x, y)).history
+    dampened = sum(step.dampening < 1.0 for step in seen)
+    assert dampened > 1
+    assert (logs["dampened_steps"], callback._weight.state.dampened_steps) == ([dampened], dampened)
+    assert "val_dampened_steps" not in logs
+    assert "dampened_steps" not in make_model().train_on_batch(x[:8], y[:8], return_dict=True)
+
+
+def test_totals_around_zero_are_not_dampened():
+    """A log-likelihood whose best value is about 0 has no scale, and for a while after it was negative none either."""
+    losses = [0.3 if i % 2 else -0.2 for i in range(40)] + [1.0] * 40 + [50.0]
+    loss = kaw.CompositeLoss(
+        {"nll_loss": kaw.LossTerm(lambda t, p: t[:, 0] + 0.0 * p[:, 0])}, max_loss_spike_threshold=2.0
+    )
+    model = kaw.StableModel(inputs := keras.Input((2,)), keras.layers.Dense(1)(inputs))
+    model.compile("sgd", loss=loss)
+    y = np.repeat(np.array(losses, "float32"), 4)[:, None]
+    logs = model.fit(np.ones((len(y), 2), "float32"), y, batch_size=4, shuffle=False, verbose=0).history
+    assert logs["dampened_steps"] == [0.0]
+    loss.total_average.assign([1.0, 9.0])  # as after a thousand positive ones
+    logs = model.fit(np.ones((8, 2)), np.repeat([[1.0], [50.0]], 4, 0), batch_size=4, shuffle=False, verbose=0).history
+    assert logs["dampened_steps"] == [1.0]
