@@ -45,6 +45,7 @@ PUBLIC = {
 NEEDS_TENSORFLOW = {
     "keras_adaptive_weights.losses",
     "keras_adaptive_weights.losses.adaptive_weight",
+    "keras_adaptive_weights.training.argument_checks",
     "keras_adaptive_weights.training.callback",
     "keras_adaptive_weights.training.checkpoints",
     "keras_adaptive_weights.runtime.compiled",

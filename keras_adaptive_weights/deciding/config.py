@@ -196,9 +196,7 @@ class AdaptiveWeightConfig:
             number = _plain(value)
             if not FLOAT32_MIN <= number <= FLOAT32_MAX:
                 raise
-            low, high = (float(f"{number * share:.3g}") for share in _USUAL_BOUNDS)
-            bounds = f"min_weight={max(low, FLOAT32_MIN)!r}, max_weight={min(high, FLOAT32_MAX)!r}"
-            config = f"config=AdaptiveWeightConfig({bounds})"
+            config = f"config={config_around(number)}"
             maker = "XTTSLoss" if owner == "TrainingConfig" else owner
             call = f"{maker}({number!r}, {config})" if maker[0].isupper() else config
             raise ValueError(
@@ -221,6 +219,12 @@ class AdaptiveWeightConfig:
         if unknown := sorted(set(values) - known):
             raise ValueError(f"{cls.__name__}: unknown settings {unknown}. Expected some of {sorted(known)}.")
         return cls(**values)
+
+
+def config_around(weight: float) -> str:
+    """Return the settings to write for a weight that is to move around a value above 0, as far as the guide's does."""
+    low, high = (float(f"{weight * share:.3g}") for share in _USUAL_BOUNDS)
+    return f"AdaptiveWeightConfig(min_weight={max(low, FLOAT32_MIN)!r}, max_weight={min(high, FLOAT32_MAX)!r})"
 
 
 @lru_cache(maxsize=64)

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_adaptive_weights.deciding import envelope, guide_rule, safeguards
-from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
+from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig, TrainingConfig, XTTSConfig, check_bool
 from keras_adaptive_weights.deciding.decision import Decision, Observation, Reason, checked_note
 from keras_adaptive_weights.deciding.observers import DecisionObserver
 from keras_adaptive_weights.deciding.state import ControllerState, initial_state
@@ -81,6 +81,12 @@ class AdaptiveWeight:
     def __init__(self, base_weight: float = 2.5, config: AdaptiveWeightConfig | None = None) -> None:
         if config is None:
             config = AdaptiveWeightConfig()
+        if isinstance(config, (TrainingConfig, XTTSConfig)):
+            training = "config" if isinstance(config, TrainingConfig) else "config.training"
+            raise TypeError(
+                f"AdaptiveWeight: argument `config` must be an AdaptiveWeightConfig or None. Received: "
+                f"config={config!r}. Write `config={training}.adaptive_weight_config()`."
+            )
         if not isinstance(config, AdaptiveWeightConfig):
             raise TypeError(
                 "AdaptiveWeight: argument `config` must be an AdaptiveWeightConfig or None. Received: "
@@ -155,6 +161,8 @@ class AdaptiveWeight:
     ) -> Decision:
         """Tell the controller about one training step of your own loop, and let it decide.
 
+        A batch without a sample is no step: leave it out.
+
         Args:
             loss: Raw, unweighted loss of the term: a number or scalar tensor.
             gradient_norm: Global norm of the gradients. `None`: not measured.
@@ -165,21 +173,27 @@ class AdaptiveWeight:
             The decision; a changed weight is already in `variable`.
 
         Raises:
-            TypeError: An argument that is no real scalar.
+            TypeError: An argument that is no real scalar, or `applied` no truth value.
         """
         value = _scalar("loss", loss)
         total = self.weight * value if total_loss is None else _scalar("total_loss", total_loss)
         norm = None if gradient_norm is None else _scalar("gradient_norm", gradient_norm)
         with self._lock:
-            seen = Observation(self._state.step + 1, value, total, norm, applied=bool(applied))
+            seen = Observation(self._state.step + 1, value, total, norm, applied=_flag("applied", applied))
             return self.observe((seen,))
 
     def observe(self, observations: Sequence[Observation]) -> Decision:
         """Take in the observations of one execution, oldest first, and decide once.
 
         Raises:
+            TypeError: Something else among them.
             ValueError: No observations.
         """
+        if isinstance(observations, Observation) or not all(isinstance(seen, Observation) for seen in observations):
+            raise TypeError(
+                "AdaptiveWeight.observe: argument `observations` must be a sequence of Observations. Received: "
+                f"observations={observations!r}. Write `observe([observation])` for a single one."
+            )
         with self._lock:
             decision = self._exclusively(
                 lambda: self._take(lambda state: guide_rule.step(self._config, state, observations), observations)
@@ -233,7 +247,12 @@ class AdaptiveWeight:
 
         Args:
             shadow: `None`: as it is, and as the checkpoint says that is loaded next.
+
+        Raises:
+            TypeError: It is none of these.
         """
+        if shadow is not None:
+            check_bool("AdaptiveWeight.set_shadow", "shadow", shadow)
         with self._lock:
             self._exclusively(lambda: self._set_shadow(shadow))
 
@@ -272,7 +291,16 @@ class AdaptiveWeight:
         self._catch_up = catch_up
 
     def subscribe(self, observer: DecisionObserver) -> None:
-        """Let `observer` know of every decision from now on."""
+        """Let `observer` know of every decision from now on.
+
+        Raises:
+            TypeError: It has no method `observe`.
+        """
+        if not callable(getattr(observer, "observe", None)):
+            raise TypeError(
+                "AdaptiveWeight.subscribe: argument `observer` must have a method `observe(observations, decision)`. "
+                f"Received: observer={observer!r}."
+            )
         with self._lock:
             self._observers.append(observer)
 
@@ -381,6 +409,23 @@ def _revive(config: dict[str, Any], values: dict[str, Any]) -> AdaptiveWeight:
     weight = AdaptiveWeight.from_config(config)
     weight.restore(values)
     return weight
+
+
+def _flag(name: str, value: Any) -> bool:
+    """Return a truth value, also of NumPy or a tensor.
+
+    Raises:
+        TypeError: Anything else.
+    """
+    if isinstance(value, bool):
+        return value
+    array = None if tf.is_symbolic_tensor(value) else np.asarray(value.numpy() if hasattr(value, "numpy") else value)
+    if array is None or array.ndim or array.dtype.kind != "b":
+        raise TypeError(
+            f"AdaptiveWeight.update: argument `{name}` must be True or False. Received: {name}={value!r}. Write "
+            f"`{name}=bool(...)`."
+        )
+    return bool(array)
 
 
 def _scalar(name: str, value: Any) -> float:

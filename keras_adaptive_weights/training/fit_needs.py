@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig, config_around
 from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
 from keras_adaptive_weights.losses.composite import CompositeLoss
 from keras_adaptive_weights.training.skip_watch import without_telemetry
@@ -47,9 +48,11 @@ def find_weight(owner: str, model: Any, term: str) -> AdaptiveWeight:
         )
     weight = loss.terms[term].weight
     if not isinstance(weight, AdaptiveWeight):
+        base, usual = weight or 1.0, AdaptiveWeightConfig()
+        config = "" if usual.min_weight <= base <= usual.max_weight else f", {config_around(base)}"
         raise ValueError(
             f"{owner}: the weight of term {term!r} is fixed ({weight!r}). Write "
-            f"`LossTerm(fn, weight=AdaptiveWeight({weight!r}))` to let it adapt."
+            f"`LossTerm(fn, weight=AdaptiveWeight({base!r}{config}))` to let it adapt."
         )
     return weight
 

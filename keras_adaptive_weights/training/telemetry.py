@@ -93,6 +93,7 @@ class Telemetry:
         measured: Of each of these, whether there was anything to measure; see `Evaluation`.
         logs_so_far: Logs of the step that was traced last, if they only show what the metrics hold after it: they can
             as well be made later.
+        named: Whether the names in the logs were seen to stand for one thing each.
         built: Whether the model's variables were created before its first step, as far as that is possible.
         writes: Whether a train step was seen to leave rows.
         found: Variables that a step writes and the model does not tell of.
@@ -113,6 +114,7 @@ class Telemetry:
         self.logs_so_far: dict[str, Any] = {}
         self.results: dict[str, Any] = {}
         self.found: list[FoundVariable] = []
+        self.named = False
         self.built = False
         self.writes = False
         self.handed_out: Callable[[], list[float]] | None = None
@@ -289,7 +291,7 @@ class StepMetrics(keras.metrics.Metric):
     @property
     def names(self) -> frozenset[str]:
         """Names of all that may be in the logs."""
-        return self.train_only | frozenset(self._terms)
+        return self.train_only | frozenset((*self._terms, "empty_steps"))
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Count one batch as any metric of Keras does: for a step of one's own that goes through `self.metrics`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -40,6 +40,7 @@ from keras_adaptive_weights.runtime.train_function import (
     make_train_function,
 )
 from keras_adaptive_weights.runtime.written_variables import Remembered, build_if_not_traced_again, global_seed_state
+from keras_adaptive_weights.training.argument_checks import checked_loss, refuse_others_gradients, refuse_shared_names
 from keras_adaptive_weights.training.model_classes import (
     functional_class,
     is_functional_call,
@@ -170,6 +171,7 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         """As Keras's, and `loss_weights` may hold `AdaptiveWeight`s: then the losses become one `OutputLosses`.
 
         Raises:
+            TypeError: Something of ours that is no loss.
             ValueError: Weights that do not fit the losses.
         """
         try:
@@ -177,6 +179,8 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         except TypeError:  # Keras says what is wrong
             super().compile(*args, **kwargs)
             return
+        if "loss" in given:
+            given["loss"] = checked_loss(given["loss"], given.get("loss_weights"))
         if has_adaptive_weights(given.get("loss_weights")):
             output_names = getattr(self, "output_names", None)
             given["loss"] = from_compile(given.get("loss"), given.pop("loss_weights"), output_names)
@@ -187,7 +191,10 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         if type(self).compile is not StableTrainStepMixin.compile:
             super().compile_from_config(config)
             return
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        given = keras.saving.deserialize_keras_object(config)
+        if isinstance(given.get("loss"), CompositeLoss):
+            given["loss_weights"] = None  # earlier versions took and saved what they did not heed
+        self.compile(**given)
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
@@ -275,21 +282,33 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         return Measurement(objective, total, named, dampening, present, measured, requests, batch)
 
     @_as_it_is
-    def apply_if_finite(self, measured: Measurement, gradients: list[Any], before: Remembered) -> dict[str, Any]:
+    def apply_if_finite(
+        self,
+        measured: Measurement,
+        gradients: Sequence[Any],
+        before: Remembered,
+        variables: Sequence[Any] | None = None,
+    ) -> dict[str, Any]:
         """Apply the gradients, or undo the step where anything is not finite; record it and return the logs.
 
         A step on which there was nothing to measure is left out whole: parameters, optimizer and statistics stay.
 
         Args:
             measured: What `measure_losses` returned.
-            gradients: Gradients of its objective by `trainable_variables`, scaled as they are.
+            gradients: Gradients of its objective by `variables`, scaled as they are.
             before: What `remember_state` returned before the forward pass.
+            variables: The variables that the gradients belong to, all others stay. `None`: `trainable_variables`.
 
         Returns:
             The logs of the step, by name.
+
+        Raises:
+            ValueError: Not one gradient for each variable, or of another shape.
         """
         to_restore = before.to_restore()
-        variables, optimizer = self.trainable_variables, self.optimizer
+        variables = list(self.trainable_variables if variables is None else variables)
+        optimizer = self.optimizer
+        refuse_others_gradients(gradients, variables)
         gradients = sum_gradients(gradients)
         if (count := self.distribute_strategy.num_replicas_in_sync) > 1:  # values to overwrite a variable with
             whole = [getattr(variable, "overwrite_with_gradient", False) for variable in variables]
@@ -399,9 +418,12 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
     @_as_it_is
     def get_metrics_result(self) -> dict[str, Any]:
         """Return the values of all metrics by name: NaN, where all steps were skipped and Keras would say 0."""
-        logs = super().get_metrics_result()
         if (telemetry := getattr(self, "_telemetry", None)) is None:
-            return logs
+            return super().get_metrics_result()
+        if telemetry.shown and not telemetry.named:
+            refuse_shared_names(_keras_metrics(self), telemetry.metrics.names)
+            telemetry.named = True
+        logs = super().get_metrics_result()
         telemetry.results = telemetry.metrics.nan_without_steps(logs)
         return dict(telemetry.results)
 

@@ -1,0 +1,86 @@
+"""What a model or a step of one's own is given in place of what it takes, refused with the line that puts it right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+import keras
+
+from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
+from keras_adaptive_weights.losses.composite import CompositeLoss, LossTerm
+
+
+def checked_loss(loss: Any, loss_weights: Any) -> Any:
+    """Return the argument `loss` of `compile`, a class of losses as one of its objects.
+
+    Raises:
+        TypeError: Something of ours that is no loss.
+        ValueError: A `CompositeLoss` among the losses of outputs, or with `loss_weights` beside it.
+    """
+    if isinstance(loss, type) and issubclass(loss, CompositeLoss):
+        loss = loss()  # as Keras does with its own
+    leaves = keras.tree.flatten(loss)
+    if any(isinstance(leaf, LossTerm) for leaf in leaves):
+        terms = "..." if isinstance(loss, Mapping) else "{'mel_loss': ...}"
+        raise TypeError(
+            f"compile: argument `loss` must be a loss. Received: loss={loss!r}, with terms of one. Write "
+            f"`loss=CompositeLoss({terms})`."
+        )
+    if any(isinstance(leaf, AdaptiveWeight) for leaf in leaves):
+        raise TypeError(
+            f"compile: argument `loss` must be a loss. Received: loss={loss!r}. Write the weight beside its loss, as "
+            "in `loss={'a': 'mse'}, loss_weights={'a': AdaptiveWeight(2.5)}`, or `LossTerm(fn, AdaptiveWeight(2.5))`."
+        )
+    if not isinstance(loss, CompositeLoss):
+        within = [leaf for leaf in leaves if isinstance(leaf, CompositeLoss) and leaf.adaptive_weights]
+        if within:
+            raise ValueError(
+                f"compile: a {type(within[0]).__name__} must be the only loss, as its terms look at all targets and "
+                f"outputs. Received: loss={loss!r}. Write `loss={type(within[0]).__name__}(...)`, with the other "
+                "losses as terms of it."
+            )
+    elif loss_weights is not None:
+        raise ValueError(
+            f"compile: argument `loss_weights` must be None beside a {type(loss).__name__}, whose terms have weights "
+            f"of their own. Received: loss_weights={loss_weights!r}. Write the weights there, as in `LossTerm(fn, "
+            "weight=0.5)` or `XTTSLoss(stop_loss_weight=0.5)`."
+        )
+    return loss
+
+
+def refuse_shared_names(metrics: Iterable[Any], ours: AbstractSet[str]) -> None:
+    """Refuse a metric that would stand in the logs under a name of ours.
+
+    Args:
+        metrics: Keras's metrics of the model.
+        ours: Names of terms, weights and counts.
+
+    Raises:
+        ValueError: There is one.
+    """
+    results = [(metric, metric.result()) for metric in metrics if getattr(metric, "built", True)]
+    theirs = {name for metric, result in results for name in (result if isinstance(result, dict) else (metric.name,))}
+    if twice := sorted(theirs & ours):
+        raise ValueError(
+            f"compile: each name in the logs must stand for one thing. Received: a metric of the name {twice[0]!r}, "
+            f"which a term, weight or count has. Write `metrics=[...(name='my_{twice[0]}')]`, or name the term otherwise."
+        )
+
+
+def refuse_others_gradients(gradients: Sequence[Any], variables: Sequence[Any]) -> None:
+    """Refuse gradients that are not those of the variables.
+
+    Raises:
+        ValueError: Not as many, or one of another shape.
+    """
+    shapes = [(None if g is None else g.shape, v.shape) for g, v in zip(gradients, variables, strict=False)]
+    other = [i for i, (g, v) in enumerate(shapes) if g is not None and not g.is_compatible_with(v)]
+    if len(gradients) != len(variables) or other:
+        where = f"; that of {variables[other[0]].path} has shape {tuple(shapes[other[0]][0])}" if other else ""
+        raise ValueError(
+            f"apply_if_finite: argument `gradients` must hold one gradient for each of `variables`. Received: "
+            f"{len(gradients)} gradients for {len(variables)} variables{where}. Write `apply_if_finite(measured, "
+            "gradients, before, variables=...)` with those that the tape was asked for."
+        )
