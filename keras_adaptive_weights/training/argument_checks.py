@@ -65,7 +65,7 @@ def refuse_shared_names(metrics: Iterable[Any], ours: AbstractSet[str]) -> None:
     if twice := sorted(theirs & ours):
         raise ValueError(
             f"compile: each name in the logs must stand for one thing. Received: a metric of the name {twice[0]!r}, "
-            f"which a term, weight or count has. Write `metrics=[...(name='my_{twice[0]}')]`, or name the term otherwise."
+            f"which a term, weight or count has. Write `metrics=[...(name='my_{twice[0]}')]` or rename the term."
         )
 
 

@@ -122,6 +122,6 @@ def test_gradients_of_others_than_the_variables_are_refused(give):
     model.compile("sgd", loss=make_loss())
     with pytest.raises(
         ValueError,
-        match=r"`gradients` must hold one gradient for each of `variables`\. Received: 2 gradients for [24].*variables=\.\.\.",
+        match=r"`gradients` must hold one gradient for each of `variables`\. Received: 2 gradients for [24]",
     ):
         model.fit(X, Y, verbose=0)
