@@ -19,7 +19,7 @@ def checked_loss(loss: Any, loss_weights: Any) -> Any:
         TypeError: Something of ours that is no loss.
         ValueError: A `CompositeLoss` among the losses of outputs, or with `loss_weights` beside it.
     """
-    if isinstance(loss, type) and issubclass(loss, CompositeLoss):
+    if isinstance(made := loss, type) and issubclass(made, CompositeLoss):
         loss = loss()  # as Keras does with its own
     leaves = keras.tree.flatten(loss)
     if any(isinstance(leaf, LossTerm) for leaf in leaves):
@@ -75,10 +75,10 @@ def refuse_others_gradients(gradients: Sequence[Any], variables: Sequence[Any]) 
     Raises:
         ValueError: Not as many, or one of another shape.
     """
-    shapes = [(None if g is None else g.shape, v.shape) for g, v in zip(gradients, variables, strict=False)]
-    other = [i for i, (g, v) in enumerate(shapes) if g is not None and not g.is_compatible_with(v)]
-    if len(gradients) != len(variables) or other:
-        where = f"; that of {variables[other[0]].path} has shape {tuple(shapes[other[0]][0])}" if other else ""
+    pairs = [(g, v) for g, v in zip(gradients, variables, strict=False) if g is not None]
+    others = [(g, v) for g, v in pairs if not g.shape.is_compatible_with(v.shape)]
+    if len(gradients) != len(variables) or others:
+        where = "".join(f"; that of {v.path} has shape {tuple(g.shape)}" for g, v in others[:1])
         raise ValueError(
             f"apply_if_finite: argument `gradients` must hold one gradient for each of `variables`. Received: "
             f"{len(gradients)} gradients for {len(variables)} variables{where}. Write `apply_if_finite(measured, "
