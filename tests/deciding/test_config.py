@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from guide_training import FLAT, QUICK_TRAINING, RISE, TRAINING_EFFECT, zigzag
+from guide_training import FLAT, RISE, observations, zigzag
 
 from keras_adaptive_weights import AdaptiveWeightConfig, Observation, TrainingConfig, XTTSConfig, replay
 from keras_adaptive_weights.deciding.guide_rule import step
@@ -19,15 +19,6 @@ NAN, INF = math.nan, math.inf
 QUICK = AdaptiveWeightConfig(
     warmup_steps=20, cooling_period=12, min_stable_steps=5, reference_steps=20, loss_smoothing_factor=0.4
 )
-
-
-def observations(losses, norms=()):
-    """Steps with these losses; a norm of 1.0 where none is given. A NaN loss was skipped."""
-    norms = [*norms, *[1.0] * (len(losses) - len(norms))]
-    return [
-        Observation(i, loss, 2.0 * loss, norm, applied=math.isfinite(loss))
-        for i, (loss, norm) in enumerate(zip(losses, norms, strict=True), 1)
-    ]
 
 
 def outcome(config, stream, base_weight=2.5):
@@ -75,22 +66,6 @@ def test_each_setting_changes_what_is_decided(name):
 
 def test_the_rows_name_no_field_that_is_gone():
     assert set(EFFECT) == {field.name for field in fields(AdaptiveWeightConfig)}
-
-
-@pytest.mark.parametrize("name", [field.name for field in fields(TrainingConfig)])
-def test_each_training_setting_changes_what_the_loss_does(name):
-    """By the guide's names, through the loss that a user builds from them."""
-    from keras_adaptive_weights import XTTSLoss
-
-    value, losses, norms = TRAINING_EFFECT[name]
-
-    def run(training):
-        weight = XTTSLoss.from_training_config(training).mel_weight
-        seen = [weight.observe([observation]) for observation in observations(losses, norms)]
-        return [(d.action, d.reason, d.new_weight) for d in seen]
-
-    assert value != getattr(QUICK_TRAINING, name)
-    assert run(QUICK_TRAINING) != run(replace(QUICK_TRAINING, **{name: value}))
 
 
 def test_the_defaults_are_the_guides():

@@ -1,5 +1,6 @@
 """Every term of the XTTS loss against NumPy written with loops, padding and all."""
 
+import dataclasses
 import json
 import math
 
@@ -7,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from guide_training import QUICK_TRAINING, TRAINING_EFFECT, observations
 
 from keras_adaptive_weights import AdaptiveWeight, AdaptiveWeightConfig, TrainingConfig, XTTSConfig, XTTSLoss
 
@@ -647,6 +649,20 @@ def test_every_argument_is_in_the_configuration():
     code = XTTSLoss.__init__.__code__
     arguments = set(code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount])
     assert set(XTTSLoss().get_config()) == arguments - replaced
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(TrainingConfig)])
+def test_each_training_setting_changes_what_the_loss_does(name):
+    """By the guide's names, through the loss that a user builds from them."""
+    value, losses, norms = TRAINING_EFFECT[name]
+
+    def run(training):
+        weight = XTTSLoss.from_training_config(training).mel_weight
+        seen = [weight.observe([observation]) for observation in observations(losses, norms)]
+        return [(d.action, d.reason, d.new_weight) for d in seen]
+
+    assert value != getattr(QUICK_TRAINING, name)
+    assert run(QUICK_TRAINING) != run(dataclasses.replace(QUICK_TRAINING, **{name: value}))
 
 
 # --- the guide's interface -------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import math
 
-from keras_adaptive_weights import TrainingConfig
+from keras_adaptive_weights import Observation, TrainingConfig
 
 NAN = math.nan
 
@@ -10,6 +10,15 @@ NAN = math.nan
 def zigzag(steps, level=1.0, noise=0.0):
     """Losses that alternate around a level."""
     return [level * (1.0 + noise * (-1) ** i) for i in range(steps)]
+
+
+def observations(losses, norms=()):
+    """Steps with these losses; a norm of 1.0 where none is given. A NaN loss was skipped."""
+    norms = [*norms, *[1.0] * (len(losses) - len(norms))]
+    return [
+        Observation(i, loss, 2.0 * loss, norm, applied=math.isfinite(loss))
+        for i, (loss, norm) in enumerate(zip(losses, norms, strict=True), 1)
+    ]
 
 
 FLAT = zigzag(40, noise=0.001)

@@ -16,7 +16,7 @@ from given_losses import make_model as make_loss_model
 from small_training import assert_same, batches, fit, make_model, values_of
 
 import keras_adaptive_weights as kaw
-from keras_adaptive_weights.deciding.health import CALM_STEPS, LOSS_SCALING_GRACE, SCALE_STEPS, Health, feed, recovered
+from keras_adaptive_weights.deciding.health import CALM_STEPS
 from keras_adaptive_weights.recording.what_if import what_if
 from keras_adaptive_weights.training.recovery import Guard, ModelRecovery, TrainingStopped
 from keras_adaptive_weights.training.snapshots import MemoryStore
@@ -73,72 +73,6 @@ def names_in(folder):
 
 def recoveries(callback):
     return [d for d in callback.decisions if d.reason.value.startswith("recovered_")]
-
-
-# --- health: pure --------------------------------------------------------------------------------
-
-
-def after(totals, *, too_high=None, horizon=50, **values):
-    state = Health()
-    for total in totals:
-        finite = math.isfinite(total)
-        given = {"applied": finite, "non_finite": None if finite else "mel_loss", **({} if finite else values)}
-        state = feed(
-            state, kaw.Observation(state.step + 1, 1.0, total, 1.0, **given), horizon=horizon, too_high=too_high
-        )
-    return state
-
-
-@pytest.mark.parametrize(
-    ("totals", "expected"),
-    [
-        ([1.0] * 9, {"calm": 9, "settled": False, "last_calm": 0}),
-        ([1.0] * 10, {"calm": 10, "settled": True, "last_calm": 0}),
-        ([1.0] * 11, {"settled": True, "last_calm": 11}),
-        ([1.0] * 20 + [NAN], {"calm": 0, "settled": False, "skips": 1, "first_skip": 21, "last_calm": 20}),
-        ([1.0] * 20 + [NAN] * 3 + [1.0], {"skips": 0, "first_skip": 0, "culprit": None, "calm": 1}),
-        ([NAN] * 3, {"skips": 3, "first_skip": 1, "culprit": "mel_loss", "seen": 0}),
-        ([1.0] * 20 + [100.0], {"fast": pytest.approx(1.2), "settled": True}),
-        ([1.0] * 20 + [100.0] * 6, {"calm": 0, "settled": False, "last_calm": 25}),
-        ([10.0, 1.0, 1.0] + [0.5] * 40, {"settled": True}),
-        ([-1.0] * 20, {"settled": True}),
-        ([0.0] * 20, {"settled": True}),
-    ],
-)
-def test_calm(totals, expected):
-    state = after(totals)
-    assert {name: getattr(state, name) for name in expected} == expected
-
-
-def test_high_losses_count_in_a_row():
-    assert after([1.0] * 30 + [9.0] * 50, too_high=5.0).high > 30
-    assert after([1.0] * 30 + [9.0] * 50 + [1.0] * 50, too_high=5.0).high == 0
-    assert after([1.0] * 30 + ([100.0] + [1.0] * 9) * 20, too_high=5.0).high == 0
-    assert after([1.0] * 30 + [9.0] * 50).high == 0
-
-
-def test_totals_around_zero_have_no_level():
-    """Half of them are below zero: each applied step is calm, and none is high."""
-    totals = [0.3 if i % 2 else -0.2 for i in range(60)] + [50.0]
-    state = after(totals, too_high=0.1)
-    assert (state.calm, state.high, state.level) == (61, 0, 0.0)
-    assert after([1.0] * 30, too_high=5.0).level == pytest.approx(1.0)
-    forgotten = after([-1.0] + [1.0] * (SCALE_STEPS + 1) + [9.0] * 50, too_high=5.0)
-    assert forgotten.high > 30
-    assert recovered(state, state.level, 200).below_zero == state.below_zero
-
-
-def test_a_step_with_nothing_to_measure_is_none():
-    state = after([1.0] * 20 + [NAN] * 2)
-    assert feed(state, kaw.Observation(23, NAN, applied=False, empty=True), horizon=200) == state._replace(step=23)
-
-
-@pytest.mark.parametrize("steps", [1, LOSS_SCALING_GRACE, LOSS_SCALING_GRACE + 7])
-def test_loss_scaling_is_routine_for_a_while(steps):
-    state = after([1.0] * 20 + [NAN] * steps, loss_scaling=True)
-    assert state.skips == max(0, steps - LOSS_SCALING_GRACE)
-    assert state.first_skip == 21
-    assert (state.culprit is None) == (state.skips == 0)
 
 
 # --- arguments -----------------------------------------------------------------------------------
