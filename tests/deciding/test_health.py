@@ -149,4 +149,4 @@ def test_after_a_recovery_the_averages_begin_at_the_snapshots_level():
         assert recovered(bad, 1.25, horizon) == Health(
             step=64, seen=seen, fast=1.25, slow=1.25, last_calm=bad.last_calm, below_zero=0
         )
-    assert bad.last_calm == 35
+    assert bad.last_calm == 33
