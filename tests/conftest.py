@@ -16,7 +16,6 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llv
 _common = {"deadline": None, "max_examples": 150, "print_blob": True, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("local", **_common)
 settings.register_profile("deep", **{**_common, "max_examples": 5000})  # --hypothesis-profile=deep: for a night
-settings.register_profile("few", **{**_common, "max_examples": 10, "derandomize": True, "database": None})  # for mutmut
 settings.register_profile("ci", derandomize=True, database=None, **_common)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 

@@ -514,6 +514,33 @@ def test_disable_goes_to_the_base_weight_at_once_from_anywhere():
     )
 
 
+@pytest.mark.parametrize(
+    ("script", "name", "action"),
+    [
+        (START, "disable", "disable"),
+        (START, "enable", "enable"),
+        (START, "reset", "reset"),
+        (START, "rollback", "reject"),
+        (RAISED, "rollback", "rollback"),
+    ],
+)
+def test_what_a_person_says_goes_with_the_decision(script, name, action):
+    """And nothing is made up where a person says nothing."""
+    state = play(QUICK, 2.5, script)[-1].after
+    given_ = (QUICK, state) if name in ("enable", "rollback") else (state,)
+    for note in ("so be it", ""):
+        _, decision = getattr(envelope, name)(*given_, *[note][: len(note)])
+        assert (decision.action, decision.reason.from_outside, decision.note) == (action, True, note)
+        assert (decision.step, decision.evidence, decision.held_weight) == (len(script), {}, None)
+    decisions = [turn.decision for turn in play(QUICK, 2.5, [*RAISED, *seen(3.1, *[NAN] * 5)])]
+    assert {decision.note for decision in decisions} == {""}
+
+
+def test_a_recovery_gives_its_numbers():
+    _, decision = envelope.reset(play(QUICK, 2.5, START)[-1].after, "back", Reason.RECOVERED_FROM_SKIPS, {"a": 1.0})
+    assert (decision.note, decision.evidence) == ("back", {"a": 1.0})
+
+
 def test_a_disabled_controller_still_takes_in_what_happens():
     turns = play(QUICK, 2.5, ["disable", *flat(30), *seen(NAN)])
     assert (turns[-1].after.step, turns[-1].after.observed_steps, turns[-1].after.skipped_steps) == (31, 30, 1)
