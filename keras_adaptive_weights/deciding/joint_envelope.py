@@ -29,18 +29,16 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from keras_adaptive_weights.deciding import safeguards
+from keras_adaptive_weights.deciding.approach import bounds, nearest, part_of, reason_to_stay, usable, way_to
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Action, Observation, Reason
 from keras_adaptive_weights.deciding.intake import feed
 from keras_adaptive_weights.deciding.joint import JointDecision, JointObservation, Term, Weights
-from keras_adaptive_weights.deciding.plain_records import FLOAT32_MAX, read_record
+from keras_adaptive_weights.deciding.plain_records import read_record
 from keras_adaptive_weights.deciding.state import EnvelopeState
-from keras_adaptive_weights.deciding.statistics import Comparison, Series, mean, widened
-from keras_adaptive_weights.deciding.strategy import Proposal, Strategy, Target, plain
+from keras_adaptive_weights.deciding.statistics import Comparison, Series, mean
+from keras_adaptive_weights.deciding.strategy import Proposal, Strategy, plain
 
-_CALIBRATION_ERRORS = 2.0
-_RARELY = 2.0 / 3.0
-"""Part of the settings' `significance` that a target needs, as it is measured once in many steps, not on each."""
 _CALIBRATE_BEHIND = frozenset({None, Reason.WARMUP, Reason.HIGH_VARIANCE, Reason.UNSTABLE, Reason.COLLECTING})
 
 
@@ -77,19 +75,6 @@ class _Stored(NamedTuple):
     calibrated: bool
 
 
-class _Way(NamedTuple):
-    """Where the weights should go within their bounds, and whether it is worth it.
-
-    `distance` and `needed`, on the logarithmic scale, are those of the weight that is furthest out of its dead band, or
-    nearest to its end.
-    """
-
-    goals: Weights
-    distance: float
-    needed: float
-    clipped: bool
-
-
 @dataclass(frozen=True)
 class JointEnvelope:
     """A strategy in its envelope: pure functions of a state.
@@ -115,7 +100,7 @@ class JointEnvelope:
         if len(set(names)) < len(names):
             raise ValueError(f"JointEnvelope: argument `terms` must have names of their own. Received: {names}.")
         for term in self.terms:
-            low, high = _bounds(term)
+            low, high = bounds(term)
             if not 0.0 < low <= term.weight <= high < math.inf:
                 raise ValueError(
                     "JointEnvelope: argument `terms` must have weights within their bounds, above 0 and finite. "
@@ -195,7 +180,7 @@ class JointEnvelope:
             "core": state.core.to_dict(),
             "recent": plain(state.recent),
             "strategy": {self.name: plain(state.strategy)},
-            "proposal": plain(_usable(state.proposal)),
+            "proposal": plain(usable(state.proposal)),
             "calibrated": state.calibrated,
         }
 
@@ -282,15 +267,15 @@ class JointEnvelope:
         core, calibrating = state.core, action is Action.CALIBRATE
         if not state.proposal.targets:
             return state, _decision(state, state, Action.HOLD, Reason.MEASURING, evidence)
-        if _usable(state.proposal) != state.proposal:
+        if usable(state.proposal) != state.proposal:
             return self._reject(state, Reason.WEIGHT_NOT_FINITE, evidence)
-        move = self._way(core.weight, state.proposal.targets, calibrating=calibrating)
+        move = way_to(self.config, self._adaptive, core.weight, state.proposal.targets, calibrating=calibrating)
         evidence |= {f"target.{name}": target.weight for name, target in state.proposal.targets.items()}
         evidence |= {"distance": move.distance, "distance_needed": move.needed}
-        weights = move.goals if calibrating else self._part_of(core.weight, move.goals)
+        weights = move.goals if calibrating else part_of(self.config, self._adaptive, core.weight, move.goals)
         done = state._replace(calibrated=state.calibrated or calibrating)
         if not move.distance > move.needed or weights == core.weight:
-            return done, _decision(state, done, Action.HOLD, closed or self._reason_to_stay(move), evidence)
+            return done, _decision(state, done, Action.HOLD, closed or reason_to_stay(self.config, move), evidence)
         refusal = self._refusal(state, weights, evidence)
         if refusal is not None:
             return self._reject(state, refusal, evidence)
@@ -303,43 +288,10 @@ class JointEnvelope:
         reason = Reason.MEASURED_AT_START if calibrating else Reason.OFF_TARGET
         return after, _decision(state, after, action, reason, evidence)
 
-    def _way(self, weights: Weights, targets: Mapping[str, Target], *, calibrating: bool) -> _Way:
-        """Hold each weight against its target within the bounds."""
-        step, significance = math.log1p(self.config.max_change_percent), _RARELY * self.config.significance
-        goals, distance, needed, clipped = dict(weights), 0.0, step, False
-        for name, target in targets.items():
-            goals[name] = _nearest(self._adaptive[name], target.weight)
-            clipped = clipped or goals[name] != target.weight
-            errors = _CALIBRATION_ERRORS if calibrating else widened(significance, max(1.0, target.freedom))
-            noise = errors * target.error
-            band = math.inf if math.isnan(noise) else max(step, noise)
-            way = abs(math.log(goals[name]) - math.log(weights[name]))
-            if (way / band, way) > (distance / needed, distance):
-                distance, needed = way, band
-        return _Way(goals, distance, needed, clipped)
-
-    def _part_of(self, weights: Weights, goals: Weights) -> dict[str, float]:
-        """Return the weights after the part of their ways at which the furthest has gone one step."""
-        factor = 1.0 + self.config.max_change_percent
-        ways = {name: math.log(goal) - math.log(weights[name]) for name, goal in goals.items()}
-        furthest = max(map(abs, ways.values()))
-        part = min(1.0, math.log(factor) / furthest) if furthest > 0.0 else 0.0
-        moved = {}
-        for name, weight in weights.items():
-            new = min(max(weight * math.exp(part * ways[name]), weight / factor), weight * factor)
-            moved[name] = _nearest(self._adaptive[name], new)
-        return moved
-
-    def _reason_to_stay(self, way: _Way) -> Reason:
-        """Say why a dead band was not left."""
-        if way.distance > math.log1p(self.config.max_change_percent):
-            return Reason.WITHIN_NOISE
-        return Reason.TARGETS_OUT_OF_REACH if way.clipped else Reason.ON_TARGET
-
     def _refusal(self, state: JointState, weights: Weights, evidence: dict[str, float]) -> Reason | None:
         """Return why the weights must not be used, or None."""
         for name, term in self._adaptive.items():
-            refusal = safeguards.refused_weight(weights[name], *_bounds(term))
+            refusal = safeguards.refused_weight(weights[name], *bounds(term))
             if refusal is not None:
                 return refusal
         combined = _combined({**self._fixed, **weights}, state.recent)
@@ -380,7 +332,7 @@ class JointEnvelope:
         """Return the core with the weights of today's terms, each within its bounds."""
 
         def weights(stored: Weights) -> Weights:
-            return {name: _nearest(term, stored.get(name, term.weight)) for name, term in self._adaptive.items()}
+            return {name: nearest(term, stored.get(name, term.weight)) for name, term in self._adaptive.items()}
 
         previous, trial, held = core.previous_weight, core.trial, core.held_weight
         return core._replace(
@@ -415,23 +367,6 @@ def _combined(weights: Weights, recent: Mapping[str, tuple[float, ...]]) -> tupl
     """Return the objective of the newest steps under these weights."""
     scaled = [[weights[name] * loss for loss in losses] for name, losses in recent.items()]
     return tuple(map(sum, zip(*scaled, strict=True)))
-
-
-def _bounds(term: Term) -> tuple[float, float]:
-    """Return the lowest and the highest weight; of a fixed term both are its weight."""
-    return term.weight if term.low is None else term.low, term.weight if term.high is None else term.high
-
-
-def _nearest(term: Term, weight: float) -> float:
-    """Return the weight within the term's bounds; what is no number is as the term starts."""
-    low, high = _bounds(term)
-    return min(max(weight, low), high) if math.isfinite(weight) else term.weight
-
-
-def _usable(proposal: Proposal) -> Proposal:
-    """Return the proposal without targets that no weight can have."""
-    targets = {name: target for name, target in proposal.targets.items() if 0.0 < target.weight <= FLOAT32_MAX}
-    return proposal if len(targets) == len(proposal.targets) else proposal._replace(targets=targets)
 
 
 def _decision(
