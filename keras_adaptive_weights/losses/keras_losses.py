@@ -175,7 +175,7 @@ class _AsKerasDoes:
             self._model = self._compiled()
         self._values.clear()
         total = self._model.compute_loss(y=y_true, y_pred=y_pred, sample_weight=sample_weight)
-        terms = {name: self._values[name] for name in self._terms if name in self._values}
+        terms = dict(self._values)  # in Keras's order
         self._values.clear()  # tensors of a graph
         measured = dict.fromkeys(terms, anything_counts(y_pred, sample_weight))
         count = replicas()

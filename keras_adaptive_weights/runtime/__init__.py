@@ -22,6 +22,8 @@ which plain Keras cannot do | an error says that it must be off |
 | `Model._maybe_symbolic_build` | building over several workers, where Keras fails | Keras builds as it does then |
 | `Model._compile_config` | `stable(model)` compiles as the model was compiled | as Keras saves it: what is a function \
 must be registered with `keras.saving` |
+| `Model._flatten_metrics_in_order` | in a list of metrics our weights come after all of Keras's | they stand among \
+Keras's, sorted by name |
 | `Model._symbolic_build` | the first step of a model finds all variables made | it makes them, and cannot undo them |
 | `keras.src.backend.common.global_state.get_global_attribute` | a skipped step undoes Keras's global seeds | over \
 replicas and in eager mode they stay as they are |

@@ -22,7 +22,7 @@ class SkipWatch(keras.callbacks.Callback):
     """Warns of the skipped steps of an epoch, and lets other callbacks forget a best value of NaN.
 
     Args:
-        others: The callbacks of this `fit` that come after it.
+        others: The callbacks of this `fit` that come after it. One with a true `tells_skips` warns in its place.
     """
 
     def __init__(self, others: list[Any]) -> None:
@@ -34,7 +34,7 @@ class SkipWatch(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Count from here on."""
         del logs
-        if not self.model.telemetry.shown:
+        if not self.model.telemetry.tells_skips:
             self._steps = self.model.telemetry.count
             self.model.telemetry.take_skips()
 
@@ -45,7 +45,7 @@ class SkipWatch(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Warn, and make the others forget, before they look at the logs of this epoch."""
-        if not self.model.telemetry.shown:
+        if not self.model.telemetry.tells_skips and not any(getattr(c, "tells_skips", False) for c in self._others):
             self._warn(epoch)
         if epoch == self._first and (mute := without_telemetry(self.model)):
             warnings.warn(mute, RuntimeWarning, stacklevel=2)
@@ -63,8 +63,8 @@ class SkipWatch(keras.callbacks.Callback):
             warnings.warn(
                 f"Epoch {epoch + 1}: {skipped} of {self._steps - before} steps were skipped (of steps {before + 1} to "
                 f"{self._steps}), and left the model as it was. Not finite in the first of them: {first}. To see more, "
-                "compile with a CompositeLoss, which adds `skipped_steps` to the logs, and give `fit` an "
-                "AdaptiveWeightCallback, or look at `model.telemetry.read()` after each batch.",
+                "give `fit` an AdaptiveWeightCallback, compile with a CompositeLoss, which adds `skipped_steps` to the "
+                "logs, or look at `model.telemetry.read()` after each batch.",
                 RuntimeWarning,
                 stacklevel=2,
             )

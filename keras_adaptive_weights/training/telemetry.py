@@ -6,7 +6,8 @@ would see its last step only. Float64 holds float32 values and step counts exact
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -15,8 +16,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_adaptive_weights.deciding.config import FLOAT32_MAX
-from keras_adaptive_weights.deciding.term_names import weight_name
+from keras_adaptive_weights.deciding.term_names import REGULARIZATION, weight_name
 from keras_adaptive_weights.losses.composite import CompositeLoss
+from keras_adaptive_weights.losses.keras_losses import OutputLosses
 from keras_adaptive_weights.runtime.conditional_writes import in_xla
 from keras_adaptive_weights.runtime.distribution import replicas, within_replica
 from keras_adaptive_weights.runtime.plain import plain
@@ -86,6 +88,8 @@ class Telemetry:
     Attributes:
         metrics: The metric that shows the terms in the logs.
         shown: Whether it is among the model's metrics. With a loss of Keras's own the logs are Keras's own.
+        tells_skips: Whether the logs hold `skipped_steps`. Those of Keras's losses do not.
+        names: Names of the terms, the last for what the model adds by itself: `add_loss` and regularizers.
         requests: Variable with an element per adaptive weight and request: 1 where this worker passes it on. `None`
             where none travels.
         terms: Terms of the batch whose loss was computed last: how `compute_loss`, which returns the total only, hands
@@ -105,7 +109,8 @@ class Telemetry:
     def __init__(self, loss: Any, steps_per_execution: int, *, carries_requests: bool = True) -> None:
         self._loss = loss
         self._rows = int(steps_per_execution)
-        self.names = tuple(loss.terms) if isinstance(loss, CompositeLoss) else ()
+        terms = tuple(loss.terms) if isinstance(loss, CompositeLoss) else ()
+        self.names = tuple(dict.fromkeys((*terms, REGULARIZATION))) if terms else ()
         self._columns = {name: column for column, name in enumerate(self.names, _FIXED_COLUMNS)}
         self.terms: dict[str, Any] = {}
         self.measured: dict[str, Any] = {}
@@ -120,6 +125,7 @@ class Telemetry:
         self.handed_out: Callable[[], list[float]] | None = None
         self.metrics = StepMetrics(loss)
         self.shown = isinstance(loss, CompositeLoss)
+        self.tells_skips = self.shown and not isinstance(loss, OutputLosses)
         carries_requests = carries_requests and bool(self.names)
         self._slots = [(n, r) for n in loss.adaptive_weights for r in REQUESTS] if carries_requests else []
         self._asked = np.zeros(len(self._slots), "float32")
@@ -127,7 +133,7 @@ class Telemetry:
         self._ring = tf.Variable(tf.zeros([self._rows, columns], tf.float64), trainable=False, name="telemetry")
         self.requests = tf.Variable(self._asked, trainable=False, name="requests") if self._slots else None
         # for whoever is shown no `skipped_steps`: how many since somebody asked, and the culprit of the first
-        self._skips = None if self.shown else tf.Variable([0, 0], trainable=False, name="skips")
+        self._skips = None if self.tells_skips else tf.Variable([0, 0], trainable=False, name="skips")
 
     def fits(self, loss: Any, steps_per_execution: int) -> bool:
         """Whether this telemetry is for that loss and that many steps."""
@@ -215,7 +221,7 @@ class Telemetry:
     def take_skips(self) -> tuple[int, str]:
         """Return how many steps were skipped since this was asked last, and what was not finite in the first of them.
 
-        Those that only loss scaling skipped do not count; nor does any with a `CompositeLoss`, whose logs say it.
+        Those that only loss scaling skipped do not count; nor does any where the logs say it, see `tells_skips`.
         """
         if self._skips is None or not (taken := self._skips.value().numpy())[0]:
             return 0, ""
@@ -262,7 +268,8 @@ class Telemetry:
 class StepMetrics(keras.metrics.Metric):
     """Epoch means of the raw terms (weighted by batch size) and of the gradient norm, weights, and counts of steps.
 
-    A term's mean is over the batches in which there was something of it to measure.
+    A term's mean is over the batches in which there was something of it to measure. With `OutputLosses` the logs are
+    Keras's own: the terms are metrics at the place of Keras's, see `among`, and of ours only the weights are shown.
 
     One metric with one variable for all of them: a result of several names costs a step less than several metrics.
 
@@ -278,7 +285,12 @@ class StepMetrics(keras.metrics.Metric):
         self._terms = tuple(loss.terms) if composite else ()
         self._weights = {weight_name(n): w for n, w in loss.adaptive_weights.items()} if composite else {}
         self._dampens = composite and loss.max_loss_spike_threshold is not None
-        self._seen: set[str] = set()
+        self._as_keras = isinstance(loss, OutputLosses)
+        self._outputs: dict[str, OutputMean] = {}
+        if self._as_keras and len(self._terms) > 1:  # of a single loss Keras shows the total only
+            self._outputs = {name: OutputMean(name, self.means) for name in self._terms}
+        self._means: dict[str, Any] | None = None
+        self._seen: dict[str, None] = {}  # in the order in which Keras computes them
         self._replicas = replicas()
         # one sum per term, the samples of each, then: samples, sum of gradient norms, steps applied, skipped, dampened
         self._sums = self.add_variable((2 * len(self._terms) + 5,), initializer="zeros", name="sums")
@@ -286,12 +298,24 @@ class StepMetrics(keras.metrics.Metric):
     @property
     def train_only(self) -> frozenset[str]:
         """Names that mean nothing in an evaluation."""
-        return frozenset({*self._weights, "gradient_norm", "skipped_steps", "dampened_steps"})
+        counts = () if self._as_keras else ("gradient_norm", "skipped_steps")
+        return frozenset({*self._weights, "dampened_steps", *counts})
 
     @property
     def names(self) -> frozenset[str]:
         """Names of all that may be in the logs."""
-        return self.train_only | frozenset((*self._terms, "empty_steps"))
+        return self.train_only | frozenset(self._outputs if self._as_keras else (*self._terms, "empty_steps"))
+
+    @property
+    def last(self) -> tuple[str, ...]:
+        """Names that come after all of Keras's, where the logs are Keras's own."""
+        return (*self._weights, *(("dampened_steps",) if self._dampens else ())) if self._as_keras else ()
+
+    def among(self, metrics: list[Any]) -> list[Any]:
+        """Return Keras's metrics of a model with ours, in Keras's order: loss, those given, outputs, all others."""
+        place = 2 if len(metrics) > 1 and metrics[1].name == "compile_metrics" else 1
+        outputs = [self._outputs[name] for name in self._seen if name in self._outputs]
+        return [*metrics[:place], *outputs, *metrics[place:], self]
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Count one batch as any metric of Keras does: for a step of one's own that goes through `self.metrics`."""
@@ -323,7 +347,7 @@ class StepMetrics(keras.metrics.Metric):
             present: Whether there was anything to measure: True, or a scalar bool tensor.
             measured: The same of each term; what is not in it is as `present`.
         """
-        self._seen.update(terms)
+        self._seen.update(dict.fromkeys(terms))
         one, zero = tf.constant(1.0), tf.constant(0.0)
         norm = zero if norm is None else tf.cast(norm, tf.float32)
         dampened = zero if dampening is None or not self._dampens else tf.cast(dampening < 1.0, tf.float32)
@@ -345,20 +369,53 @@ class StepMetrics(keras.metrics.Metric):
         nothing = samples < tf.minimum(skipped, 1.0)
         return {name: value if name in self.names else _nan_where(nothing, value) for name, value in logs.items()}
 
+    @contextlib.contextmanager
+    def computed_once(self) -> Iterator[None]:
+        """Compute `means` once for all who ask within."""
+        self._means = self.means()
+        try:
+            yield
+        finally:
+            self._means = None
+
+    def means(self) -> dict[str, Any]:
+        """Return the means of the terms that were seen; that of nothing is NaN."""
+        if self._means is not None:
+            return self._means
+        sums = tf.unstack(tf.convert_to_tensor(self._sums)[: 2 * len(self._terms)])
+        pairs = zip(self._terms, sums[: len(self._terms)], sums[len(self._terms) :], strict=True)
+        return {name: total / count for name, total, count in pairs if name in self._seen}
+
     def result(self) -> dict[str, Any]:
         """Return the values by name; a mean of nothing is NaN."""
-        *both, _, norms, applied, skipped, dampened = tf.unstack(tf.convert_to_tensor(self._sums))
-        sums, samples = both[: len(self._terms)], both[len(self._terms) :]
-        means = {n: s / c for n, s, c in zip(self._terms, sums, samples, strict=True) if n in self._seen}
+        *_, norms, applied, skipped, dampened = tf.unstack(tf.convert_to_tensor(self._sums))
         weights = {name: tf.convert_to_tensor(weight.variable) for name, weight in self._weights.items()}
         counted = 1 if within_replica() else self._replicas  # outside, the sums are those of all replicas
-        return {
-            **means,
-            **weights,
-            "gradient_norm": norms / applied,
-            "skipped_steps": skipped / counted,
-            **({"dampened_steps": dampened / counted} if self._dampens else {}),
-        }
+        dampenings = {"dampened_steps": dampened / counted} if self._dampens else {}
+        if self._as_keras:
+            return {**weights, **dampenings}
+        counts = {"gradient_norm": norms / applied, "skipped_steps": skipped / counted}
+        return {**self.means(), **weights, **counts, **dampenings}
+
+
+class OutputMean(keras.metrics.Metric):
+    """Shows the epoch's mean of one term as the metric that Keras has for the loss of an output.
+
+    Args:
+        name: Name of the term.
+        means: Returns the means of all terms.
+    """
+
+    def __init__(self, name: str, means: Callable[[], dict[str, Any]]) -> None:
+        super().__init__(name=name)
+        self._all_means = means
+
+    def update_state(self, y_true: Any, y_pred: Any = None, sample_weight: Any = None) -> None:
+        """Do nothing: the train step counts all terms at once."""
+
+    def result(self) -> Any:
+        """Return the mean."""
+        return self._all_means()[self.name]
 
 
 def _size_of(measured: Any, size: Any, present: Any) -> Any:

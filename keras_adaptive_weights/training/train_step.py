@@ -18,9 +18,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_adaptive_weights.deciding.health import SCALE_STEPS
+from keras_adaptive_weights.deciding.term_names import REGULARIZATION
 from keras_adaptive_weights.losses.composite import CompositeLoss
 from keras_adaptive_weights.losses.keras_losses import from_compile, has_adaptive_weights
 from keras_adaptive_weights.losses.per_sample import counts as anything_to_measure
+from keras_adaptive_weights.runtime.compiled import ListsSomeLast
 from keras_adaptive_weights.runtime.distribution import (
     BuildsFromLocalBatch,
     check_replicas,
@@ -83,7 +85,7 @@ class Measurement(NamedTuple):
     batch: tuple[Any, Any, Any, Any]
 
 
-class StableTrainStepMixin(BuildsFromLocalBatch):
+class StableTrainStepMixin(BuildsFromLocalBatch, ListsSomeLast):
     """Put before `keras.Model`: a train step that skips bad batches whole and tells what it saw.
 
     Works in eager mode, in a graph, with `jit_compile=True`, with `steps_per_execution`, gradient accumulation and
@@ -182,7 +184,8 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         if "loss" in given:
             given["loss"] = checked_loss(given["loss"], given.get("loss_weights"))
         if has_adaptive_weights(given.get("loss_weights")):
-            output_names = getattr(self, "output_names", None)
+            last = [layer.name for layer in self.layers[-1:]] if isinstance(self, keras.Sequential) else None
+            output_names = getattr(self, "output_names", last) or None
             given["loss"] = from_compile(given.get("loss"), given.pop("loss_weights"), output_names)
         super().compile(**given)
 
@@ -228,7 +231,7 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         _keras_metrics(self)[0].update_state(
             total, sample_weight=size if present is True else tf.where(present, size, 0.0)
         )
-        self._telemetry.metrics.count(terms, size, present=present, measured=measured)
+        self._telemetry.metrics.count(terms, self._size_for_terms(y_pred, size), present=present, measured=measured)
         logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         shown = {name: value for name, value in logs.items() if name not in self._telemetry.metrics.train_only}
         return logs_for_reduction(self.distribute_strategy, shown)
@@ -353,7 +356,14 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         tracker.total.value.assign_add(total * counted)  # as `update_state`, in fewer operations
         tracker.count.value.assign_add(counted)
         self._telemetry.metrics.count(
-            measured.terms, size, norm, measured.dampening, taken, counts, present, measured.measured
+            measured.terms,
+            self._size_for_terms(y_pred, size),
+            norm,
+            measured.dampening,
+            taken,
+            counts,
+            present,
+            measured.measured,
         )
         outcome = self._telemetry.outcome(measured.terms, (variable.path for variable in variables), bad, present)
         skipped = tf.logical_not(taken) if present is True else tf.logical_and(tf.logical_not(taken), present)
@@ -373,10 +383,15 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         if not isinstance(self.loss, CompositeLoss):
             return _with_training_if_taken(super().compute_loss, x, y, y_pred, sample_weight, training)
         total, terms, measured = self.loss.evaluate(y, y_pred, sample_weight)
+        if self.losses:
+            more = [tf.cast(tf.reduce_sum(loss), total.dtype) for loss in self.losses]
+            total, regularization = keras.ops.sum([total, *more]), keras.ops.sum(more)
+            terms = {
+                **terms,
+                REGULARIZATION: terms.get(REGULARIZATION, regularization),
+            }  # one of that name is the loss's
         if (telemetry := getattr(self, "_telemetry", None)) is not None:
             telemetry.terms, telemetry.measured = terms, measured
-        if self.losses:
-            total = tf.add_n([total, *(tf.cast(tf.reduce_sum(loss), total.dtype) for loss in self.losses)])
         return divide_by_replicas(total)
 
     def make_train_function(self, force: bool = False) -> Any:
@@ -413,7 +428,18 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         telemetry = getattr(self, "_telemetry", None)
         if telemetry is None or not telemetry.shown or not telemetry.fits(self.loss, self.steps_per_execution):
             return super().metrics
-        return [*super().metrics, telemetry.metrics]
+        return telemetry.metrics.among(super().metrics)
+
+    @property
+    def metrics_names(self) -> list[str]:
+        """Keras's names of its metrics; with Keras's losses then those of the weights."""
+        names, last = [metric.name for metric in self.metrics], self.names_shown_last()
+        return [*names[:-1], *last] if last else names
+
+    def names_shown_last(self) -> tuple[str, ...]:
+        """Return the names in the logs that come after all of Keras's."""
+        telemetry = getattr(self, "_telemetry", None)
+        return telemetry.metrics.last if telemetry is not None and telemetry.metrics in self.metrics else ()
 
     @_as_it_is
     def get_metrics_result(self) -> dict[str, Any]:
@@ -423,7 +449,8 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         if telemetry.shown and not telemetry.named:
             refuse_shared_names(_keras_metrics(self), telemetry.metrics.names)
             telemetry.named = True
-        logs = super().get_metrics_result()
+        with telemetry.metrics.computed_once():
+            logs = super().get_metrics_result()
         telemetry.results = telemetry.metrics.nan_without_steps(logs)
         return dict(telemetry.results)
 
@@ -508,12 +535,17 @@ class StableTrainStepMixin(BuildsFromLocalBatch):
         terms = {name: mean_of(value) for name, value in self._telemetry.terms.items()}
         if training:
             self._telemetry.check_terms(y, y_pred)
-        measured = dict(self._telemetry.measured)
-        flags = list({id(flag): flag for flag in measured.values()}.values()) or [anything_to_measure(_first(x))]
+        given = self._telemetry.measured
+        flags = list({id(flag): flag for flag in given.values()}.values()) or [anything_to_measure(_first(x))]
         present = any(flag is True for flag in flags) or (
             flags[0] if len(flags) == 1 else tf.reduce_any(tf.stack(flags))
         )
+        measured = {name: given.get(name, present) for name in terms}
         return loss * self.distribute_strategy.num_replicas_in_sync, terms, present, measured
+
+    def _size_for_terms(self, y_pred: Any, size: Any) -> Any:
+        """Return what a batch of `size` samples counts in the means of the terms: with Keras's losses as in Keras's."""
+        return size if self._telemetry.tells_skips else tf.constant(float(_first(y_pred).shape[0] or 1))
 
     def _gradient_scale(self) -> Any:
         """Return the factor on the gradients that mixed precision put there."""

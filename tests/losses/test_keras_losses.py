@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import keras
 import numpy as np
@@ -14,7 +15,7 @@ from keras_adaptive_weights.losses.keras_losses import OutputLosses, from_compil
 FROZEN = kaw.AdaptiveWeightConfig(enabled=False)
 pytestmark = pytest.mark.filterwarnings("ignore:Gradients do not exist for variables")  # of a head without a loss
 
-SAMPLES, BATCH = 8, 4
+SAMPLES, BATCH = 8, 3
 RNG = np.random.default_rng(7)
 X = RNG.normal(size=(SAMPLES, 5)).astype("float32")
 TOKENS = RNG.integers(0, 6, size=(SAMPLES, 4))  # 0 is padding
@@ -144,10 +145,11 @@ def test_a_frozen_weight_trains_as_a_number(case):
     model, history, scores = trained(kaw.StableModel, case, run_eagerly=True)
     for one, other in zip(plain.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
-    assert {name: history[name] for name in plain_history} == plain_history
-    assert {name: scores[name] for name in plain_scores} == plain_scores
-    (weight,) = [name for name in history if name.endswith("_weight")]
-    assert history[weight] == [2.5, 2.5]
+    (weight,) = (f"{name.removesuffix('_loss')}_weight" for name in model.loss.adaptive_weights)
+    assert history.pop(weight) == [2.5, 2.5]
+    assert list(history.items()) == list(plain_history.items())
+    assert list(scores.items()) == list(plain_scores.items())
+    assert model.metrics_names == [*plain.metrics_names, weight]
 
 
 @pytest.mark.parametrize("mode", [{"jit_compile": False, "steps_per_execution": 2}, {"jit_compile": True}])
@@ -156,8 +158,62 @@ def test_in_a_graph_and_with_xla(mode):
     model, history, _ = trained(kaw.StableModel, "sample weights", **mode)
     for one, other in zip(plain.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert sorted(history) == list(history) == sorted([*plain_history, "price_weight"])
     for name, values in plain_history.items():
         np.testing.assert_allclose(history[name], values, rtol=1e-6)
+
+
+def lists_and_progress(cls, capsys):
+    model, *_ = trained(cls, "dictionaries", jit_compile=False)
+    capsys.readouterr()
+    model.fit(X, TWO, epochs=1, verbose=2, validation_data=(X, TWO))
+    shown = re.findall(r"- (\w+): [\d.e+-]+", capsys.readouterr().out)
+    return model.evaluate(X, TWO, verbose=0), model.train_on_batch(X, TWO), model.test_on_batch(X, TWO), shown
+
+
+def test_lists_and_progress_are_as_keras_makes_them_and_weights_come_last(capsys):
+    plain, ours = lists_and_progress(keras.Model, capsys), lists_and_progress(kaw.StableModel, capsys)
+    np.testing.assert_allclose(ours[0], plain[0], rtol=1e-5)
+    np.testing.assert_allclose(ours[1], [*plain[1], 2.5], rtol=1e-5)
+    np.testing.assert_allclose(ours[2], plain[2], rtol=1e-5)
+    assert [name for name in ours[3] if name != "price_weight"] == plain[3]
+
+
+def test_a_metric_may_have_any_name_that_keras_does_not_use():
+    model = heads(kaw.StableModel, lambda p, k: {"price": p, "kind": k})
+    metrics = [keras.metrics.MeanAbsoluteError(name=name) for name in ("gradient_norm", "skipped_steps")]
+    model.compile(
+        "sgd", {"price": "mse", "kind": SPARSE}, {"price": kaw.AdaptiveWeight(2.5)}, metrics={"price": metrics}
+    )
+    history = model.fit(X, TWO, verbose=0).history
+    assert history["price_gradient_norm"] == history["price_skipped_steps"]
+    model = one(kaw.StableModel)
+    model.compile("sgd", "mse", loss_weights=[kaw.AdaptiveWeight(2.5)], metrics=metrics)
+    assert list(model.fit(X, PRICE, verbose=0).history) == ["gradient_norm", "loss", "price_weight", "skipped_steps"]
+
+
+def test_what_the_model_adds_is_a_term_in_the_telemetry_and_none_in_the_logs():
+    model, history, _ = trained(kaw.StableModel, "dictionaries", run_eagerly=True)
+    row = model.telemetry.read()[-1]
+    assert list(row.terms) == ["price_loss", "kind_loss", "regularization_loss"]
+    assert "regularization_loss" not in history
+    weighted = row.terms["regularization_loss"] + 2.5 * row.terms["price_loss"] + 0.5 * row.terms["kind_loss"]
+    assert row.total == pytest.approx(weighted, rel=1e-6)
+    alone, *_ = trained(kaw.StableModel, "one output", run_eagerly=True)
+    assert list(alone.telemetry.read()[-1].terms) == ["price_loss"]
+
+
+def test_what_the_model_adds_is_named_where_it_is_not_finite():
+    class Adds(keras.layers.Layer):
+        def call(self, x):
+            self.add_loss(keras.ops.log(keras.ops.min(x)))
+            return x
+
+    inputs = keras.Input((5,))
+    model = kaw.StableModel(inputs, keras.layers.Dense(1, name="price")(Adds()(inputs)))
+    model.compile("sgd", "mse", loss_weights=[kaw.AdaptiveWeight(2.5)], run_eagerly=True)
+    with pytest.warns(RuntimeWarning, match=r"1 of 1 steps were skipped.*Not finite in the first.*regularization_loss"):
+        model.fit(X * 0.0, PRICE, verbose=0)
 
 
 def test_the_weight_in_force_is_the_variables():
