@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from keras_adaptive_weights import former_names
+from keras_adaptive_weights import former_names, registration
 from keras_adaptive_weights.version import __version__
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ def __getattr__(name: str) -> Any:
     """Import the file that a public name lives in, on first use."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _HOME[name].startswith(("losses.", "training.")):
+        importlib.import_module("keras")  # first, and all classes along with it: see `registration`
     value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
     globals()[name] = value
     return value
@@ -97,3 +99,4 @@ def __dir__() -> list[str]:
 
 
 former_names.install()
+registration.install()

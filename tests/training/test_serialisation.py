@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import logging
 import math
 import pickle
 import shutil
+import subprocess
 import sys
 import textwrap
 import zipfile
@@ -77,19 +79,46 @@ def test_a_speech_model_comes_back_whole_and_goes_on_as_if_never_saved(tmp_path)
     assert state_of(loaded) == state_of(model)
 
 
-def test_a_model_file_is_read_by_a_process_that_only_imports_the_package(tmp_path):
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A speech model of 12 steps, and one with a loss of Keras's, saved."""
+    folder = tmp_path_factory.mktemp("files")
     model = speech_model()
     train(model)
-    model.save(tmp_path / "model.keras")
-    script = """
-        import sys, keras, keras_adaptive_weights as kaw
-        kaw.StableModel, kaw.XTTSLoss
-        model = keras.models.load_model(sys.argv[1])
-        print(type(model).__name__, model.loss.mel_weight.step_count)
+    model.save(folder / "speech.keras")
+    row = kaw.stable(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]))
+    row.compile("adam", "mse", loss_weights=[kaw.AdaptiveWeight(2.5)])
+    row.save(folder / "row.keras")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("imports", "run"),
+    [
+        ("import keras, keras_adaptive_weights", processes.run),
+        ("import keras_adaptive_weights as kaw; kaw.AdaptiveWeightConfig, kaw.StableModel", processes.run),
+        ("import keras_adaptive_weights, keras", functools.partial(subprocess.run, capture_output=True, text=True)),
+    ],
+)
+def test_model_files_are_read_by_a_process_that_only_imports_the_package(imports, run, files):
+    script = f"""
+        {imports}
+        import keras, sys
+        for name in ("speech", "row"):
+            model = keras.models.load_model(f"{{sys.argv[1]}}/{{name}}.keras")
+            (weight,) = model.loss.adaptive_weights.values()
+            print(type(model).__name__, type(model.loss).__name__, weight.step_count)
     """
-    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "model.keras")]
-    result = processes.run(command)
-    assert result.stdout.split() == ["StableModel", "12"], result.stderr[-2000:]
+    result = run([sys.executable, "-c", textwrap.dedent(script), str(files)])
+    expected = ["StableModel XTTSLoss 12", "StableSequential OutputLosses 0"]
+    assert result.stdout.splitlines() == expected, result.stderr[-2000:]
+
+
+def test_where_the_package_was_not_imported_keras_names_it(files):
+    script = "import keras, sys\nkeras.models.load_model(sys.argv[1])"
+    result = processes.run([sys.executable, "-c", script, str(files / "speech.keras")])
+    assert "make sure they are all imported" in result.stderr
+    assert "'module': 'keras_adaptive_weights." in result.stderr
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "accumulating"])
