@@ -33,3 +33,12 @@ count as writing all that they take; and what is not the model's own stays as it
 
 Open `plain` first, then `train_function`.
 """
+
+import keras
+
+if (_backend := keras.backend.backend()) != "tensorflow":
+    raise ImportError(
+        f"keras_adaptive_weights needs Keras on TensorFlow. Received: Keras's backend is {_backend!r}. Set "
+        "KERAS_BACKEND=tensorflow in the environment before Keras is imported. Decisions, journals, reports, replays "
+        "need no Keras."
+    )
