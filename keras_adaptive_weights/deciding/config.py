@@ -140,6 +140,15 @@ class AdaptiveWeightConfig:
     Raises:
         TypeError: A value of the wrong type.
         ValueError: A value that is NaN, infinite or outside its bounds, or `min_weight` above `max_weight`.
+
+    Example:
+
+    >>> AdaptiveWeightConfig(warmup_steps=500, max_change_percent=0.02).smoothing_steps
+    19
+    >>> AdaptiveWeightConfig(max_change_percent=5)
+    Traceback (most recent call last):
+    ValueError: AdaptiveWeightConfig: argument `max_change_percent` must be a number in (0, 1]. Received:
+    max_change_percent=5.
     """
 
     enabled: bool = True
@@ -265,6 +274,11 @@ class TrainingConfig:
     Raises:
         TypeError: A value of the wrong type.
         ValueError: A value outside its bounds.
+
+    Example:
+
+    >>> TrainingConfig(adaptive_weight_min_warmup_steps=500).adaptive_weight_config().warmup_steps
+    500
     """
 
     mel_loss_weight: float = 2.5

@@ -38,6 +38,11 @@ class Constraint:
     Raises:
         TypeError: An argument of the wrong type.
         ValueError: A limit that is not positive and finite.
+
+    Example:
+
+    >>> Constraint("kl_loss", at_most=0.5).cooling_period
+    10
     """
 
     term: str

@@ -11,7 +11,13 @@ from keras_adaptive_weights.deciding.printable import bounded, printable
 
 
 class Action(StrEnum):
-    """What a decision does to the weight, or to the weights of a balance (`BALANCE`, `CALIBRATE`: each its own way)."""
+    """What a decision does to the weight, or to the weights of a balance (`BALANCE`, `CALIBRATE`: each its own way).
+
+    Example:
+
+    >>> Action("rollback") is Action.ROLLBACK, Action.ROLLBACK.code
+    (True, 3)
+    """
 
     HOLD = "hold"
     INCREASE = "increase"
@@ -33,7 +39,13 @@ class Action(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a decision was taken. Every reason has one sentence of advice: `Decision.advice`."""
+    """Why a decision was taken. Every reason has one sentence of advice: `Decision.advice`.
+
+    Example:
+
+    >>> Reason.WARMUP.advice({"observed_steps": 20, "warmup_steps": 100})
+    '20 of 100 warmup steps seen: wait, or lower warmup_steps.'
+    """
 
     SWITCHED_OFF = "switched_off"
     DISABLED = "disabled"
@@ -226,6 +238,11 @@ class Observation(NamedTuple):
         non_finite: Name of the first non-finite thing seen (a loss term, else a variable's gradient).
         empty: There was nothing to measure: no sample, all sample weights 0, or all masked. No evidence of anything;
             `loss` is NaN, and whether the step was `applied` (for the sake of other terms) says nothing, either.
+
+    Example:
+
+    >>> Observation(step=1, loss=0.8, total_loss=2.1, gradient_norm=np.inf).finite
+    False
     """
 
     step: int
@@ -263,6 +280,11 @@ class Decision(NamedTuple):
         note: What the person who asked for it said; empty for automatic decisions.
         held_weight: In a shadow run, the weight that stays in force: the decision is a proposal. `None`: it takes
             effect.
+
+    Example:
+
+    >>> print(Decision(40, Action.DISABLE, Reason.MANUAL, 2.625, 2.5, note="heard clipping"))
+    step 40: disable 2.625 -> 2.5, manual (heard clipping): asked for by hand.
     """
 
     step: int

@@ -22,6 +22,11 @@ class Term(NamedTuple):
         weight: Its weight to start from, and to return to in an emergency; of a fixed term, its weight.
         low: Lowest weight. `None`: the weight is fixed.
         high: Highest weight. `None`: the weight is fixed.
+
+    Example:
+
+    >>> Term.adaptive("kl_loss", 0.1).fixed, Term("stop_loss", 1.0).fixed
+    (False, True)
     """
 
     name: str
@@ -56,6 +61,11 @@ class JointObservation(NamedTuple):
         non_finite: Name of the first non-finite thing seen (a loss term, else a variable's gradient).
         weights: Weight of each term as it was decided before this step, fixed ones too. The envelope fills it in for
             the strategy; it is not written down.
+
+    Example:
+
+    >>> JointObservation(7, {"mel_loss": 0.8, "kl_loss": np.nan}).finite
+    False
     """
 
     step: int
@@ -112,6 +122,11 @@ class JointDecision(NamedTuple):
         note: What the person who asked for it said; empty for automatic decisions.
         held_weights: In a shadow run, the weights that stay in force: the decision is a proposal. `None`: it takes
             effect.
+
+    Example:
+
+    >>> print(JointDecision(40, Action.DISABLE, Reason.MANUAL, {"mel": 2.0, "kl": 0.1}, {"mel": 2.5, "kl": 0.1}))
+    step 40: disable mel 2 -> 2.5, manual: asked for by hand.
     """
 
     step: int

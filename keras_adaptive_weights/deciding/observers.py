@@ -14,14 +14,34 @@ _logger = logging.getLogger("keras_adaptive_weights")
 
 
 class DecisionObserver(Protocol):
-    """Whoever wants to know what was decided. Called under a lock, in the order of the steps."""
+    """Whoever wants to know what was decided. Called under a lock, in the order of the steps.
+
+    Example:
+
+    >>> class Count:
+    ...     events = 0
+    ...
+    ...     def observe(self, observations, decision):
+    ...         self.events += decision.is_event
+    >>> weight, count = AdaptiveWeight(2.5), Count()
+    >>> weight.subscribe(count)
+    >>> weight.disable("heard clipping")
+    >>> count.events
+    1
+    """
 
     def observe(self, observations: Sequence[Observation], decision: Decision) -> None:
         """Take note of the steps of one execution and the decision after them; no steps: asked for by hand."""
 
 
 class DecisionLogger:
-    """Writes one log line per event to the `keras_adaptive_weights` logger."""
+    """Writes one log line per event to the `keras_adaptive_weights` logger.
+
+    Example:
+
+    >>> weight = AdaptiveWeight(2.5)
+    >>> weight.subscribe(DecisionLogger())
+    """
 
     def observe(self, observations: Sequence[Observation], decision: Decision) -> None:
         """Log the decision unless it is a HOLD."""

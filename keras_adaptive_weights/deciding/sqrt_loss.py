@@ -46,6 +46,11 @@ class SqrtLoss:
     Raises:
         TypeError: An argument of the wrong type.
         ValueError: A number of steps out of bounds.
+
+    Example:
+
+    >>> SqrtLoss(measure_every=100).calibrate_steps
+    20
     """
 
     _: KW_ONLY

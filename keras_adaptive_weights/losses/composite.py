@@ -41,6 +41,12 @@ class LossTerm:
     Raises:
         TypeError: `fn` or `measures` cannot be called, or the weight is of another type.
         ValueError: A weight below 0, NaN or infinite.
+
+    Example:
+
+    >>> term = LossTerm(lambda y_true, y_pred: y_pred["kl"], weight=0.1, requires=("kl",))
+    >>> term.takes_part({}, {"kl": np.ones(8)})
+    True
     """
 
     fn: Callable[[Any, Any], Any]
@@ -128,6 +134,17 @@ class CompositeLoss(keras.losses.Loss):
         TypeError: `terms` is no mapping of names to `LossTerm`s.
         ValueError: No terms, a bad number, a name that the logs or a checkpoint cannot hold or that stands for two
             things in the logs.
+
+    Example:
+
+    >>> def distance(y_true, y_pred):
+    ...     return keras.ops.mean(keras.ops.abs(y_true["mel"] - y_pred["mel"]), axis=-1)
+    >>> loss = CompositeLoss({
+    ...     "mel_loss": LossTerm(distance, weight=AdaptiveWeight(2.5)),
+    ...     "kl_loss": LossTerm(lambda y_true, y_pred: y_pred["kl"], weight=0.5),
+    ... })
+    >>> float(loss({"mel": np.zeros((2, 3))}, {"mel": np.ones((2, 3)), "kl": np.ones(2)}))
+    3.0
     """
 
     def __init__(

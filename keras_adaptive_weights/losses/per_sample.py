@@ -47,7 +47,7 @@ def function_of(fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         unreduced = copy.copy(fn)
         unreduced.reduction = None
         name, compute = f"keras.losses.{type(fn).__name__}", unreduced
-    elif inspect.isfunction(fn) and fn.__module__.partition(".")[0] == "keras":
+    elif inspect.isfunction(fn) and (fn.__module__ or "").partition(".")[0] == "keras":
         name, compute = f"keras.losses.{fn.__name__}", fn
     else:
         return fn

@@ -25,7 +25,21 @@ _logger = logging.getLogger("keras_adaptive_weights")
 
 
 class TrainingStopped(RuntimeError):  # noqa: N818 - what happened, as KeyboardInterrupt and StopIteration say it
-    """Too many steps in a row were skipped. The message says what was seen, what to do, and what to go back to."""
+    """Too many steps in a row were skipped. The message says what was seen, what to do, and what to go back to.
+
+    Example:
+
+    >>> inputs = keras.Input((4,))
+    >>> model = StableModel(inputs, keras.layers.Dense(1)(inputs))
+    >>> terms = {"price_loss": LossTerm(keras.losses.MeanSquaredError(), weight=AdaptiveWeight(1.0))}
+    >>> model.compile("sgd", CompositeLoss(terms), run_eagerly=True)
+    >>> callback = AdaptiveWeightCallback("price_loss", max_consecutive_skips=3)
+    >>> try:
+    ...     model.fit(np.full((8, 4), np.nan), np.ones((8, 1)), batch_size=1, verbose=0, callbacks=[callback])
+    ... except TrainingStopped as stopped:
+    ...     print(stopped)
+    3 steps in a row were skipped...
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +69,10 @@ class ModelRecovery:
     Raises:
         TypeError: An argument of the wrong type.
         ValueError: An argument outside its bounds.
+
+    Example:
+
+    >>> callback = AdaptiveMelWeightCallback(recovery=ModelRecovery(every=500, learning_rate_factor=0.5))
     """
 
     every: int = 200

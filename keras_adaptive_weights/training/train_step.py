@@ -132,6 +132,22 @@ class StableTrainStepMixin(BuildsFromLocalBatch, ListsSomeLast):
     `keras.callbacks.TerminateOnNaN` looks at the mean loss of the epoch so far. That is NaN, and training ends, where
     an epoch begins with a skipped step; a skipped step after a good one does not end it. To end training after so many
     skipped steps in a row, use `AdaptiveWeightCallback(max_consecutive_skips=...)`.
+
+    Example:
+
+    >>> class Doubling(StableTrainStepMixin, keras.Model):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.dense = keras.layers.Dense(1)
+    ...
+    ...     def call(self, inputs):
+    ...         return self.dense(2.0 * inputs)
+    >>> model = Doubling()
+    >>> terms = {"price_loss": LossTerm(keras.losses.MeanSquaredError())}
+    >>> model.compile("sgd", CompositeLoss(terms), run_eagerly=True)
+    >>> x, y = np.array([[1.0], [np.nan], [3.0]]), np.ones((3, 1))
+    >>> model.fit(x, y, batch_size=1, verbose=0).history["skipped_steps"]
+    [1.0]
     """
 
     train_function: Any
