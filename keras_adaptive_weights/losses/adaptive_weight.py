@@ -106,6 +106,18 @@ class AdaptiveWeight:
         with tf.init_scope():
             self.variable = tf.Variable(self._state.weight, trainable=False, dtype=tf.float32, name="adaptive_weight")
 
+    def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> Any:
+        """Refuse to be a number: somebody would compute with it, and nobody would move it.
+
+        Raises:
+            TypeError: Always.
+        """
+        del dtype, name
+        raise TypeError(
+            f"AdaptiveWeight: the weight {self.weight!r} is no tensor. In `loss_weights` it needs a stable model: "
+            "write `model = kaw.stable(model)` before `compile`. In a loss of your own read `weight.variable`."
+        )
+
     @property
     def config(self) -> AdaptiveWeightConfig:
         """Settings of the controller."""

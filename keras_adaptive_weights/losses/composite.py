@@ -177,6 +177,24 @@ class CompositeLoss(keras.losses.Loss):
         with tf.init_scope():
             self.total_average = tf.Variable([0.0, 0.0], trainable=False, name="total_average")
 
+    @classmethod
+    def of_outputs(cls, **weights: float | AdaptiveWeight) -> CompositeLoss:
+        """Return a loss for a model that computes its terms itself: each is an output, per sample, and needs no target.
+
+        Hand `measure_losses` or `compute_loss` these outputs as a dictionary, in place of the predictions.
+
+        Args:
+            **weights: Name of the output -> number or `AdaptiveWeight`. The term is named `<output>_loss`.
+
+        Example:
+
+        >>> loss = CompositeLoss.of_outputs(reconstruction=AdaptiveWeight(2.5), kl=1.0)
+        >>> list(loss.terms)
+        ['reconstruction_loss', 'kl_loss']
+        """
+        terms = {f"{name}_loss": LossTerm(_Output(name), weight, (name,)) for name, weight in weights.items()}
+        return CompositeLoss(terms)
+
     @property
     def adaptive_weights(self) -> dict[str, AdaptiveWeight]:
         """The adaptive weights by the name of their term."""
@@ -346,6 +364,25 @@ class CompositeLoss(keras.losses.Loss):
         if self.reduction == "mean_with_sample_weight" and sample_weight is not None:
             return tf.math.divide_no_nan(total, tf.reduce_sum(sample_weight))
         return tf.math.divide_no_nan(total, count)
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class _Output:
+    """A term that the model computes itself.
+
+    Args:
+        name: The output that it is.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, y_true: Any, y_pred: Any) -> Any:
+        del y_true
+        return y_pred[self._name]
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self._name}
 
 
 def _has(structure: Any, key: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -48,6 +49,26 @@ def checked_loss(loss: Any, loss_weights: Any) -> Any:
             "weight=0.5)` or `XTTSLoss(stop_loss_weight=0.5)`."
         )
     return loss
+
+
+def output_names_of(model: keras.Model, loss: Any) -> list[str] | None:
+    """Return the names of a model's outputs in their order, where it knows them, for a given `loss` of `compile`.
+
+    Raises:
+        ValueError: A loss for an output that the model does not have.
+    """
+    if isinstance(model, keras.Sequential):
+        return [layer.name for layer in model.layers[-1:]] or None
+    names = getattr(model, "output_names", None)
+    if names and isinstance(loss, Mapping):
+        outputs = model.output if isinstance(model.output, Mapping) else names
+        if unknown := [name for name in loss if name not in outputs]:
+            nearest = difflib.get_close_matches(str(unknown[0]), map(str, outputs), 1, 0.0)[0]
+            raise ValueError(
+                f"compile: argument `loss` must name outputs of the model. Received: {unknown[0]!r}; there are "
+                f"{list(outputs)}. Write `loss={{{nearest!r}: ...}}`."
+            )
+    return names
 
 
 def refuse_shared_names(metrics: Iterable[Any], ours: AbstractSet[str]) -> None:

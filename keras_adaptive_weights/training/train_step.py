@@ -42,7 +42,12 @@ from keras_adaptive_weights.runtime.train_function import (
     make_train_function,
 )
 from keras_adaptive_weights.runtime.written_variables import Remembered, build_if_not_traced_again, global_seed_state
-from keras_adaptive_weights.training.argument_checks import checked_loss, refuse_others_gradients, refuse_shared_names
+from keras_adaptive_weights.training.argument_checks import (
+    checked_loss,
+    output_names_of,
+    refuse_others_gradients,
+    refuse_shared_names,
+)
 from keras_adaptive_weights.training.model_classes import (
     functional_class,
     is_functional_call,
@@ -199,10 +204,9 @@ class StableTrainStepMixin(BuildsFromLocalBatch, ListsSomeLast):
             return
         if "loss" in given:
             given["loss"] = checked_loss(given["loss"], given.get("loss_weights"))
+        names = output_names_of(self, given.get("loss"))
         if has_adaptive_weights(given.get("loss_weights")):
-            last = [layer.name for layer in self.layers[-1:]] if isinstance(self, keras.Sequential) else None
-            output_names = getattr(self, "output_names", last) or None
-            given["loss"] = from_compile(given.get("loss"), given.pop("loss_weights"), output_names)
+            given["loss"] = from_compile(given.get("loss"), given.pop("loss_weights"), names)
         super().compile(**given)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:

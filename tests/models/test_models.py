@@ -1,0 +1,34 @@
+"""Models that were written without this package, in plain Keras and with one adaptive weight: see `comparing.py`."""
+
+from __future__ import annotations
+
+import comparing
+import pytest
+
+LINES = {
+    "tickets": 2,
+    "backbone": 2,
+    "speech": 2,
+    "transcriber": 2,
+    "recogniser": 2,
+    "distilled": 4,
+    "vae": 6,
+    "gan": 6,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Gradients do not exist for variables")  # of a head without a loss
+@pytest.mark.parametrize("name", comparing.NAMES)
+def test_few_lines_change_and_nothing_else(name):
+    """Frozen, it is plain Keras; adaptive, it loses one batch that is NaN and nothing more."""
+    result = comparing.compare(name)
+    assert result.lines <= LINES[name]
+    assert result.deviation <= result.limit
+    assert result.skipped == 1
+    assert result.finite
+
+
+def test_the_table_has_a_row_for_each():
+    result = comparing.Result(2, 0.0, 0.0, 1, 0, True, (2.0, 1.0))
+    assert comparing.table({"tickets": result}).splitlines()[2] == "| tickets | 2 | 0 | 1 | 0 | 2 -> 1 |"
