@@ -8,6 +8,7 @@ from balance import ADAPTIVE, BESIDE, QUICK, changes, play, seen, steady
 
 from keras_adaptive_weights.deciding.constraint import Constraint
 from keras_adaptive_weights.deciding.joint_envelope import JointEnvelope
+from keras_adaptive_weights.deciding.statistics import measure_noise
 
 WEIGHTS = {"a": 2.0, "b": 1.0}
 
@@ -74,11 +75,37 @@ def test_in_its_envelope_it_changes_every_ten_steps():
     ],
 )
 def test_what_it_refuses(arguments, kind, message):
-    with pytest.raises(kind, match=message):
+    with pytest.raises(kind, match=f"^Constraint: argument {message}"):
         Constraint(**arguments)
 
 
 @pytest.mark.parametrize("term", ["f", "z"])
 def test_the_term_must_have_an_adaptive_weight(term):
-    with pytest.raises(ValueError, match=rf"must name a term with an adaptive weight. Received: term='{term}'"):
+    with pytest.raises(
+        ValueError,
+        match=rf"^Constraint: argument `term` must name a term with .*'{term}'.*one of \['a'\].* to let it move\.$",
+    ):
         Constraint(term, at_most=1.0).initial(BESIDE)
+
+
+def test_steps_at_their_bounds():
+    assert Constraint("a", at_most=1.0, cooling_period=1).cooling_period == 1
+
+
+def test_the_limit_is_the_unit():
+    for factor in (0.01, 300.0):
+        (target,) = last([1.05 * factor] * 20, at_most=factor)[1].targets.values()
+        assert target.weight == pytest.approx(2.0 * 1.05**4)
+
+
+def test_error_and_freedom_are_those_of_the_mean_of_the_newest_losses():
+    losses = [1.0 + 0.1 * (-1) ** i for i in range(40)]
+    noise = measure_noise(tuple(losses[-20:]))
+    (target,) = last(losses)[1].targets.values()
+    assert (target.error, target.freedom) == (pytest.approx(4.0 * noise.standard_error(20)), noise.freedom)
+
+
+def test_all_steps_of_an_execution_are_taken_in():
+    strategy = Constraint("a", at_most=1.0)
+    steps = [seen({"a": 1.0}, weights=WEIGHTS), seen({"b": 1.0}, weights=WEIGHTS), seen({"a": 3.0}, weights=WEIGHTS)]
+    assert strategy.step(strategy.initial(ADAPTIVE), steps)[0].losses == (1.0, 3.0)

@@ -6,6 +6,7 @@ import math
 import pytest
 
 from keras_adaptive_weights import Action, Decision, Observation, Reason
+from keras_adaptive_weights.deciding.decision import checked_note
 
 ACTION_CODES = {
     "hold": 0,
@@ -121,3 +122,33 @@ def test_reading_a_decision_needs_its_essentials(key):
     del values[key]
     with pytest.raises(KeyError, match=key):
         Decision.from_dict(values)
+
+
+def test_in_a_shadow_run_a_decision_says_what_stays_in_force():
+    shadow = decision(Reason.MANUAL, Action.DISABLE, held_weight=2.0)
+    assert (shadow.weight_in_force, decision().weight_in_force) == (2.0, 2.625)
+    assert str(shadow) == "step 7: disable 2.5 -> 2.625 in shadow (2 stays in force), manual: asked for by hand."
+    assert str(shadow._replace(held_weight=None)) == "step 7: disable 2.5 -> 2.625, manual: asked for by hand."
+    values = json.loads(json.dumps(shadow.to_dict()))
+    assert values["held_weight"] == 2.0
+    assert Decision.from_dict(values) == shadow
+    assert Decision.from_dict({**values, "held_weight": None}).held_weight is None
+    assert "held_weight" not in decision().to_dict()
+
+
+def test_numbers_of_a_decision_are_read_as_such():
+    values = {**decision().to_dict(), "step": "7", "old_weight": "2.5", "new_weight": 3, "held_weight": 2}
+    read = Decision.from_dict({**values, "evidence": {"loss": 1}, "note": 5})
+    assert repr(read[3:]) == "(2.5, 3.0, {'loss': 1.0}, '5', 2.0)"
+
+
+@pytest.mark.parametrize(("note", "kept"), [("x" * 1000, "x" * 1000), ("x" * 1001, "x" * 999 + "…"), ("", "")])
+def test_a_note_is_cut_where_it_is_long(note, kept):
+    assert checked_note("owner", note) == kept
+
+
+def test_a_note_is_text():
+    with pytest.raises(
+        TypeError, match=r"^Switch: argument `note` must be text\. Received: note=3 of type int\. Write"
+    ):
+        checked_note("Switch", 3)

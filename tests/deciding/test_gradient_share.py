@@ -25,7 +25,7 @@ NORMS = {"a": 2.0, "b": 0.5, "f": 3.0, "g": 1.0}
     ],
 )
 def test_shares_that_cannot_be(shares, kind, message):
-    with pytest.raises(kind, match=message):
+    with pytest.raises(kind, match=f"^GradientShare: argument {message}"):
         GradientShare(shares)
 
 
@@ -71,7 +71,7 @@ def test_the_shares_are_copied():
     ],
 )
 def test_terms_that_cannot_be_balanced(shares, terms, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^GradientShare: .*{message}"):
         GradientShare(shares).initial(terms)
 
 
@@ -159,3 +159,11 @@ def test_all_steps_of_an_execution_are_taken_in():
     state, proposal = strategy.step(strategy.initial(ADAPTIVE), steps)
     assert state.measured.taken == 10
     assert proposal.evidence["measurements"] == 10.0
+
+
+def test_rounding_is_no_share_left_over():
+    thirds = {"a": 1 / 3, "b": 1 / 3, "c": 1 / 3 + 5e-10}
+    terms = [Term.adaptive(name, 1.0) for name in thirds]
+    assert GradientShare(thirds).initial(terms).adaptive == dict.fromkeys(thirds, 1.0)
+    with pytest.raises(ValueError, match="must leave a part"):
+        GradientShare(thirds).initial([*terms, Term("f", 1.0)])

@@ -18,7 +18,7 @@ from keras_adaptive_weights.deciding.state import (
     initial_state,
     stability_metrics,
 )
-from keras_adaptive_weights.deciding.statistics import Noise, Series
+from keras_adaptive_weights.deciding.statistics import Comparison, Noise, Series
 
 NAN, INF = math.nan, math.inf
 QUICK = AdaptiveWeightConfig(
@@ -761,3 +761,74 @@ def test_the_total_is_smoothed_by_the_factor():
     assert stability_metrics(state)["running_total_loss"] == pytest.approx(expected)
     ignored = intake.feed(QUICK, state, Observation(5, 1.0, None))
     assert ignored.running_total_loss == state.running_total_loss
+
+
+# --- the rule at its limits -----------------------------------------------------------------------------
+
+HIGH = Comparison((1.2,) * 4, (1.0,) * 20, 1.2, 1.0, 1.2)
+EVEN = Comparison((1.0,) * 4, (1.0,) * 20, 1.0, 1.0, 1.0)
+
+
+def compared(*recent, average=1.0):
+    current = sum(recent) / len(recent)
+    return Comparison(recent, (average,) * 20, current, average, current / average)
+
+
+@pytest.mark.parametrize(
+    ("settings", "losses", "norms", "expected"),
+    [
+        ({}, EVEN, compared(1.5, 1.5, 1.6, 1.6), "hold within_band"),  # not all of them above
+        ({}, EVEN, compared(1.51, 1.51, 1.6, 1.6), "decrease gradients_growing"),
+        ({}, EVEN, compared(3.02, 3.02, 3.2, 3.2, average=2.0), "decrease gradients_growing"),
+        ({}, EVEN, compared(2.98, 2.98, 3.2, 3.2, average=2.0), "hold within_band"),
+        ({}, HIGH, compared(1.5), "increase loss_high"),
+        ({}, HIGH, compared(1.51), "hold gradients_block_increase"),
+        ({}, EVEN, compared(5.0, 5.0, 7.0, 7.0, average=6.0), "hold within_band"),
+        ({}, EVEN, compared(5.1, 5.1, 7.0, 7.0, average=6.0), "decrease gradients_above_threshold"),
+        ({"gradient_norm_threshold": 0.5}, EVEN, compared(*[0.51] * 4), "decrease gradients_above_threshold"),
+        ({"gradient_norm_threshold": 0.5}, EVEN, compared(*[0.5] * 4), "hold within_band"),
+        ({"gradient_norm_threshold": 0.5}, HIGH, compared(0.5), "increase loss_high"),
+        ({"gradient_norm_threshold": 0.5}, HIGH, compared(0.51), "hold gradients_block_increase"),
+        ({}, compared(*[1.1] * 4), EVEN, "hold within_band"),
+        ({}, compared(*[0.9] * 4), EVEN, "hold within_band"),
+        ({}, compared(1.1, 1.1, 1.3, 1.3), EVEN, "hold not_lasting"),
+        ({}, compared(0.9, 0.9, 0.7, 0.7), EVEN, "hold not_lasting"),
+        ({}, compared(2.24, 2.24, 2.6, 2.6, average=2.0), EVEN, "increase loss_high"),
+        ({}, compared(1.76, 1.76, 1.4, 1.4, average=2.0), EVEN, "decrease loss_low"),
+        ({}, compared(*[INF] * 4), EVEN, "hold no_scale"),
+        ({}, EVEN._replace(ratio=NAN), compared(*[9.0] * 4), "hold no_scale"),
+    ],
+)
+def test_what_the_rule_asks_for_at_its_limits(settings, losses, norms, expected):
+    evidence = {}
+    action, reason = guide_rule.weigh(replace(QUICK, **settings), losses, norms, evidence)
+    assert f"{action} {reason}" == expected
+    assert ("deviation" in evidence) is (reason in ("loss_high", "loss_low", "gradients_block_increase"))
+
+
+def test_the_rule_says_how_significant_a_difference_is():
+    noisy = Comparison((1.3,) * 4, tuple(1.0 + 0.1 * (-1) ** i for i in range(20)), 1.3, 1.0, 1.3)
+    evidence = {"loss": 1.3}
+    assert guide_rule.weigh(QUICK, noisy, EVEN, evidence) == (Action.HOLD, Reason.NOT_SIGNIFICANT)
+    noise = noisy.noise()
+    assert evidence == {
+        "loss": 1.3,
+        "deviation": pytest.approx(noisy.deviation(noise)),
+        "deviation_needed": pytest.approx(noise.quantile(4.5)),
+    }
+    assert evidence["deviation"] < evidence["deviation_needed"]
+
+
+@pytest.mark.parametrize(("base", "script"), [(5.0, RAISED), (1.0, LOWERED)])
+def test_at_a_bound_nothing_happens_at_all(base, script):
+    turn = play(QUICK, base, script)[-1]
+    assert turn.decision.new_weight == turn.after.weight == base
+    assert turn.after.trial is None
+
+
+def test_a_rollback_by_hand_that_is_one_too_many_is_a_disable_and_keeps_its_note():
+    """Where a resumed run has stricter settings than the rollbacks before it."""
+    state = play(QUICK, 2.5, RAISED)[-1].after._replace(rollbacks=1)
+    after, decision = envelope.rollback(replace(QUICK, max_rollbacks=1), state, "enough")
+    assert (decision.action, decision.reason, decision.note) == ("disable", "repeated_rollbacks", "enough")
+    assert (decision.evidence, after.weight, after.disabled) == ({"rollbacks": 1.0}, 2.5, True)

@@ -87,6 +87,8 @@ def test_a_decision_reads_as_one_line_with_the_weights_that_move():
     assert line.startswith("step 7: balance a 2 -> 2.1, off_target (well): the weights were up to 0.310 from")
     held = str(decision(action=Action.CALIBRATE, reason=Reason.MEASURED_AT_START, held_weights={"a": 2.0, "b": 1.0}))
     assert held.startswith("step 7: calibrate a 2 -> 2.1 in shadow, measured_at_start: ")
+    both = str(decision(new_weights={"a": 2.1, "b": 0.9}, evidence=numbers))
+    assert both.startswith("step 7: balance a 2 -> 2.1, b 1 -> 0.9, off_target: ")
     still = str(decision(action=Action.ENABLE, reason=Reason.MANUAL, new_weights={"a": 2.0, "b": 1.0}))
     assert still == "step 7: enable manual: asked for by hand."
 

@@ -6,7 +6,18 @@ import statistics
 
 import pytest
 
-from keras_adaptive_weights.deciding.shares import FEW, KEPT, Magnitude, Measurements, shares_of, targets
+from keras_adaptive_weights.deciding.joint import Term
+from keras_adaptive_weights.deciding.shares import (
+    FEW,
+    KEPT,
+    Magnitude,
+    Measurements,
+    ShareState,
+    initial_state,
+    propose,
+    shares_of,
+    targets,
+)
 
 NORMS = {"a": Magnitude(2.0), "b": Magnitude(0.01), "c": Magnitude(300.0)}
 
@@ -125,3 +136,37 @@ def test_a_drift_hardly_adds_to_the_error_and_autocorrelation_at_the_start_does(
 def test_one_measurement_far_off_hardly_moves_a_magnitude():
     magnitude = pushed([{"a": 1.0}] * 19 + [{"a": 100.0}]).magnitudes(None)["a"]
     assert magnitude.value == pytest.approx(100.0 ** (1 / 20))
+
+
+def test_weights_of_zero_make_no_shares():
+    assert shares_of({"a": 0.0, "b": 0.0}, NORMS) == {}
+    assert shares_of({"a": 0.0, "b": 1.0}, NORMS) == {"a": 0.0, "b": 1.0}
+
+
+def test_terms_that_cannot_be_balanced():
+    with pytest.raises(
+        ValueError,
+        match=r"^SqrtLoss: needs two or more terms, at least one of them with an adaptive weight\. Received the terms "
+        r"\['f', 'g'\], of which \[\] are adaptive\. Give a term `weight=AdaptiveWeight\(\.\.\.\)` to let it move\.$",
+    ):
+        initial_state("SqrtLoss", [Term("f", 1.0), Term("g", 2.0)])
+    assert initial_state("SqrtLoss", [Term("f", 3), Term.adaptive("a", 2)]) == ShareState({"a": 2.0}, {"f": 3.0})
+
+
+@pytest.mark.parametrize(
+    ("calibrate_steps", "count", "proposed"), [(None, 4, False), (None, 5, True), (8, 7, False), (8, 8, True)]
+)
+def test_what_is_proposed_and_when(calibrate_steps, count, proposed):
+    rows = [{"a": 2.0, "f": 3.0}] * count
+    state = ShareState({"a": 1.0}, {"f": 2.0}, pushed(rows, calibrate_steps))
+    got = propose(state, None, calibrate_steps, {"a": 1.5, "f": 2.0})
+    evidence = {"measurements": float(count)}
+    if count >= FEW:
+        evidence |= {"share.a": 3.0 / 9.0, "share.f": 6.0 / 9.0, "intent.a": 0.5}
+    assert got.evidence == pytest.approx(evidence)
+    assert set(got.targets) == ({"a"} if proposed else set())
+    assert got.calibrate is (proposed and calibrate_steps is not None)
+    if proposed:
+        assert got.targets["a"].weight == pytest.approx(3.0), "six parts of twelve"
+    intended = propose(state, {"a": 0.25}, calibrate_steps, {"a": 1.5, "f": 2.0})
+    assert intended.evidence["intent.a"] == 0.25

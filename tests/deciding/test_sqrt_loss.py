@@ -50,3 +50,37 @@ def test_what_it_takes():
         SqrtLoss(measure_every=0)
     with pytest.raises(ValueError, match=r"SqrtLoss: needs two or more terms"):
         SqrtLoss().initial([Term.adaptive("a", 1.0)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [({"calibrate_steps": 4}, ValueError), ({"calibrate_steps": 2.5}, TypeError), ({"measure_every": None}, TypeError)],
+)
+def test_steps_that_cannot_be(arguments, kind):
+    (name,) = arguments
+    with pytest.raises(kind, match=rf"^SqrtLoss: argument `{name}` must be an integer"):
+        SqrtLoss(**arguments)
+
+
+def test_after_the_start_measurements_begin_afresh():
+    state, _ = run(
+        SqrtLoss(calibrate_steps=5, measure_every=2), [{"a": 4.0, "b": 1.0}] * 5 + [{"a": 9.0, "b": 1.0}] * 4
+    )
+    assert state.shares.measured.taken == 7
+    assert state.shares.measured.logs["a"] == pytest.approx((math.log(3.0),) * 2)
+
+
+def test_shares_are_told_under_the_weights_there_are():
+    strategy, weights = SqrtLoss(calibrate_steps=5), {"a": 3.0, "b": 1.0}
+    state = strategy.initial(ADAPTIVE)
+    for _ in range(5):
+        state, proposal = strategy.step(state, (seen({"a": 4.0, "b": 4.0}, weights=weights),))
+    assert proposal.evidence == pytest.approx(
+        {"measurements": 5.0, "share.a": 0.75, "share.b": 0.25, "intent.a": 0.5, "intent.b": 0.5}
+    )
+
+
+def test_all_steps_of_an_execution_are_taken_in():
+    strategy = SqrtLoss(calibrate_steps=None, measure_every=2)
+    state, proposal = strategy.step(strategy.initial(ADAPTIVE), [seen({"a": 1.0, "b": 1.0}, weights=WEIGHTS)] * 11)
+    assert (state.steps, state.shares.measured.taken, proposal.evidence["measurements"]) == (1, 5, 5.0)
