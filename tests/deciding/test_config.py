@@ -12,6 +12,7 @@ import pytest
 from guide_training import FLAT, RISE, observations, zigzag
 
 from keras_adaptive_weights import AdaptiveWeightConfig, Observation, TrainingConfig, XTTSConfig, replay
+from keras_adaptive_weights.deciding.config import FLOAT32_MAX, FLOAT32_MIN, check_bool, check_number, config_around
 from keras_adaptive_weights.deciding.guide_rule import step
 from keras_adaptive_weights.deciding.state import initial_state
 
@@ -314,3 +315,76 @@ def test_no_setting_that_is_accepted_ends_a_run(settings):
             state, decision = step(config, state, [Observation(state.step + 1, loss)])
             rollbacks += decision.action == "rollback"
     assert rollbacks > 2
+
+
+@pytest.mark.parametrize(
+    ("value", "bounds", "said"),
+    [
+        (0, {"low": 1}, "a number in [1, inf). Received: x=0."),
+        (0, {"low": 0, "open_low": True}, "a number in (0, inf). Received: x=0."),
+        (2.0, {"low": 0, "high": 1}, "a number in [0, 1]. Received: x=2.0."),
+        (1.0, {"low": 0, "high": 1, "open_high": True}, "a number in [0, 1). Received: x=1.0."),
+        (NAN, {}, "a number in [-inf, inf). Received: x=nan."),
+        (INF, {}, "a number in [-inf, inf). Received: x=inf."),
+        (10**301, {}, f"a number in [-inf, inf). Received: x={10**301}."),
+        (-(10**301), {}, f"a number in [-inf, inf). Received: x={-(10**301)}."),
+        (0, {"low": 1, "integer": True}, "an integer in [1, inf). Received: x=0."),
+        ("1", {}, "a number. Received: x='1' of type str."),
+        (None, {}, "a number. Received: x=None of type NoneType."),
+        ("1", {"optional": True}, "a number or None. Received: x='1' of type str."),
+        (1.5, {"integer": True}, "an integer. Received: x=1.5 of type float."),
+        (True, {}, "a number. Received: x=True of type bool."),
+        (
+            np.float32(1.5),
+            {"integer": True},
+            f"an integer. Received: x={np.float32(1.5)!r} of type float32. Write `x=int(...)` for its value.",
+        ),
+    ],
+)
+def test_what_is_said_of_a_number_that_is_refused(value, bounds, said):
+    with pytest.raises((TypeError, ValueError), match=f"^{re.escape(f'Owner: argument `x` must be {said}')}$"):
+        check_number("Owner", "x", value, **bounds)
+
+
+@pytest.mark.parametrize(
+    ("value", "bounds"),
+    [
+        (1e300, {}),
+        (-1e300, {}),
+        (0, {"low": 0, "high": 0}),
+        (0.5, {"low": 0, "high": 1, "open_low": True, "open_high": True}),
+        (None, {"optional": True}),
+        (7, {"integer": True}),
+    ],
+)
+def test_what_is_taken_for_a_number(value, bounds):
+    assert repr(check_number("Owner", "x", value, **bounds)) == repr(value)
+
+
+def test_what_is_no_truth_value():
+    check_bool("Owner", "x", False)
+    with pytest.raises(TypeError, match=r"^Owner: argument `x` must be True or False\. Received: x=0\.$"):
+        check_bool("Owner", "x", 0)
+    with pytest.raises(TypeError, match=r"^XTTSConfig: argument `training` must be a TrainingConfig\. Received: tr"):
+        XTTSConfig(training=None)
+
+
+@pytest.mark.parametrize(
+    ("weight", "low", "high"),
+    [(2.5, 1.0, 5.0), (1 / 3, 0.133, 0.667), (2e-38, 1.1754944e-38, 4e-38), (3e38, 1.2e38, 3.4028235e38)],
+)
+def test_settings_around_a_weight_reach_as_far_as_the_guides(weight, low, high):
+    assert config_around(weight) == f"AdaptiveWeightConfig(min_weight={low!r}, max_weight={high!r})"
+    assert AdaptiveWeightConfig().check_base_weight("Owner", "weight", 2) == 2
+
+
+@pytest.mark.parametrize("value", [FLOAT32_MIN, FLOAT32_MAX])
+def test_the_last_weights_that_float32_holds_are_told_a_call(value):
+    with pytest.raises(ValueError, match=r"write `Owner\(.*config=AdaptiveWeightConfig"):
+        AdaptiveWeightConfig().check_base_weight("Owner", "weight", value)
+    assert (AdaptiveWeightConfig(min_weight=FLOAT32_MIN).min_weight, FLOAT32_MIN) == (FLOAT32_MIN, 1.1754944e-38)
+
+
+def test_a_call_is_that_of_whoever_takes_the_weight():
+    with pytest.raises(ValueError, match=r"write `config=Adapt.*` for a weight that moves around that value\.$"):
+        AdaptiveWeightConfig().check_base_weight("replay", "weight", 0.5)

@@ -12,6 +12,7 @@ from keras_adaptive_weights.deciding.decision import Action, Reason
 from keras_adaptive_weights.deciding.gradient_share import GradientShare
 from keras_adaptive_weights.deciding.joint import Term
 from keras_adaptive_weights.deciding.joint_envelope import JointEnvelope
+from keras_adaptive_weights.deciding.statistics import Series
 from keras_adaptive_weights.deciding.strategy import Proposal, Target
 
 STEP = math.log(1.05)
@@ -232,6 +233,7 @@ def test_calibration_has_a_dead_band_of_a_step_and_of_twice_the_error(error, tar
     assert [action for _, action, _ in changes(turns)] == ["calibrate"] * jumps
     assert turns[-1].after.calibrated, "or missed"
     assert turns[-1].decision.reason is Reason.WARMUP
+    assert turns[0].decision.reason is (Reason.MEASURED_AT_START if jumps else Reason.WARMUP)
 
 
 def test_calibration_stays_within_the_bounds():
@@ -415,5 +417,156 @@ def test_a_target_for_something_else_is_a_mistake_of_the_strategy():
     ],
 )
 def test_terms_that_cannot_be(terms, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf"^(JointEnvelope: argument `terms` must|GradientShare:) .*{message}"):
         JointEnvelope(GradientShare(), terms)
+
+
+def test_the_objective_is_made_of_all_terms_and_what_a_step_tells_is_taken_in():
+    envelope = JointEnvelope(Wanted({}), BESIDE, QUICK)
+    step = {"total_loss": 6.0, "gradient_norm": 4.0, "dampening": 0.5}
+    turns = play(envelope, [seen({"a": 3.0, "f": 1.0}, **step), seen({"a": 4.0, "f": 1.0}, **step)])
+    core, evidence = turns[-1].after.core, turns[-1].decision.evidence
+    assert core.losses.recent == (5.0, 6.0), "a weight of 1 and one of 2"
+    assert core.gradient_norms.recent == (4.0, 4.0)
+    assert (core.running_total_loss, core.dampened_steps, core.step) == (6.0, 2, 2)
+    assert (evidence["loss"], evidence["smoothed_loss"], evidence["gradient_norm"]) == (6.0, 5.5, 4.0)
+    assert evidence["share.a"] == 0.5, "what the strategy says"
+    assert (evidence["loss_variance"], evidence["stable_steps"]) == (core.losses.variance, 2.0)
+
+
+def test_an_objective_is_taken_under_the_weights_there_are():
+    after = play(FAR, MOVED)[-1].after
+    turn = play(FAR, [seen({"a": 1.0, "b": 1.0})], state=after)[-1]
+    assert turn.decision.evidence["loss"] == pytest.approx(1.05 + 1 / 1.05)
+    assert turn.decision.evidence["variance_threshold"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("script", "name", "action"),
+    [
+        (MOVED, "disable", "disable"),
+        (MOVED, "enable", "enable"),
+        (MOVED, "reset", "reset"),
+        (MOVED, "rollback", "rollback"),
+        (MOVED[:-1], "rollback", "reject"),
+    ],
+)
+def test_what_a_person_says_goes_with_the_decision(script, name, action):
+    """And nothing is made up where a person says nothing."""
+    state = play(FAR, script)[-1].after
+    for note in ("so be it", ""):
+        _, decision = getattr(FAR, name)(state, *[note][: len(note)])
+        assert (decision.action, decision.reason.from_outside, decision.note) == (action, True, note)
+        assert (decision.step, decision.evidence, decision.held_weights) == (len(script), {}, None)
+        assert decision.old_weights == state.core.weight
+    turns = play(FAR, [*MOVED, *flat(1, 3.0), *[bad()] * 5])
+    assert {turn.decision.note for turn in turns} == {""}
+    assert [turn.decision.action for turn in turns if turn.decision.is_event] == ["balance", "rollback", "disable"]
+
+
+def test_the_numbers_of_a_rollback_a_refusal_and_a_disable():
+    spiked = play(FAR, [*MOVED, *flat(1, 3.0)])[-1]
+    assert spiked.decision.evidence["trial_ratio"] == pytest.approx(3.0, rel=0.02)
+    refused = play(wanted(math.nan, 1.0), MOVED)[-1]
+    assert refused.decision.evidence["loss"] == pytest.approx(2.0, rel=0.02)
+    assert refused.decision.step == 21
+    assert refused.after.core == refused.before.core._replace(
+        **{
+            name: getattr(refused.after.core, name)
+            for name in (
+                "step",
+                "steps_since_change",
+                "observed_steps",
+                "stable_steps",
+                "losses",
+                "gradient_norms",
+                "cooling",
+            )
+        }
+    )
+    assert play(FAR, [*MOVED, *[bad()] * 5])[-1].decision.evidence["skipped_steps"] == 5.0
+
+
+def test_a_calibration_waits_for_the_cooling_to_be_over():
+    turns = play(wanted(50.0, 0.02, calibrate=True), ["enable", *flat(20)])
+    assert changes(turns)[1] == (13, "calibrate", "measured_at_start")
+
+
+def test_after_a_change_the_statistics_begin_from_the_newest_values():
+    turns = play(FAR, [seen({"a": 1.0, "b": 1.0}, gradient_norm=float(i)) for i in range(1, 22)])
+    core = turns[-1].after.core
+    assert core.gradient_norms == Series(), "those of other weights"
+    assert core.losses == Series((pytest.approx(1.05 + 1 / 1.05),) * 3)
+    assert (core.steps_since_change, core.cooling, core.previous_weight) == (0, 12, {"a": 1.0, "b": 1.0})
+    assert core.trial.baseline_steps == 3
+    back = play(FAR, ["rollback"], state=turns[-1].after)[-1].after.core
+    assert back.gradient_norms == Series()
+    assert back.losses == Series((2.0,) * 6)
+
+
+def test_losses_of_zero_are_no_losses_below_zero():
+    turns = play(wanted(1.2, 1 / 1.2), flat(21, 0.0))
+    assert turns[-1].decision.action is Action.BALANCE
+    assert turns[-1].after.core.losses.below_zero == 0
+    below = play(wanted(1.2, 1 / 1.2), flat(21, -1.0))[-1].after.core.losses
+    assert below.below_zero == QUICK.smoothing_steps + QUICK.reference_steps
+
+
+def test_within_other_bounds_each_weight_goes_to_the_nearer_one():
+    tight = JointEnvelope(Wanted({}), (Term("a", 1.0, 0.5, 1.5), Term.adaptive("b", 1.0)), QUICK)
+    far, near = {"a": 3.0, "b": 2.0}, {"a": 1.5, "b": 2.0}
+    trial = play(FAR, MOVED)[-1].after.core.trial._replace(previous_weight=far)
+    wide = tight.initial()
+    core = wide.core._replace(weight=far, base_weight=far, previous_weight=far, held_weight=far, trial=trial)
+    values = JointEnvelope(Wanted({}), ADAPTIVE, QUICK).to_dict(wide._replace(core=core))
+    restored = tight.restored(values).core
+    assert restored == core._replace(
+        weight=near,
+        base_weight=near,
+        previous_weight=near,
+        held_weight=near,
+        trial=trial._replace(previous_weight=near),
+    )
+    fresh = tight.restored(tight.to_dict(wide)).core
+    assert fresh == wide.core, "no other weights come about"
+
+
+def test_a_stored_state_of_something_else_is_named():
+    with pytest.raises(ValueError, match=r"^JointState: field `core` is missing"):
+        FAR.restored({})
+    values = FAR.to_dict(FAR.initial())
+    with pytest.raises(ValueError, match=r"^Wanted: unknown fields"):
+        FAR.restored({**values, "strategy": {"Wanted": {"moon": 1}}})
+
+
+def test_what_a_reset_does_not_forget():
+    state = play(wanted(50.0, 0.02, calibrate=True), [*flat(30), bad(), seen({})])[-1].after
+    state = state._replace(core=state.core._replace(rollbacks=2))
+    after, decision = FAR.reset(state, "back", Reason.RECOVERED_FROM_SKIPS, {"snapshot_step": 3.0})
+    assert (after.calibrated, after.recent, after.proposal, after.strategy) == (True, {}, Proposal(), Nothing())
+    assert (after.core.rollbacks, after.core.weight, after.core.step) == (2, state.core.weight, 32)
+    assert (after.core.losses, after.core.trial, after.core.observed_steps) == (Series(), None, 0)
+    assert (decision.note, decision.evidence, decision.reason) == (
+        "back",
+        {"snapshot_step": 3.0},
+        Reason.RECOVERED_FROM_SKIPS,
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "values", "reason"),
+    [
+        ({}, {}, "holding"),
+        ({}, {"rollbacks": 2}, "off_target"),
+        ({}, {"disabled": True}, "disabled"),
+        ({"enabled": False}, {}, "switched_off"),
+        ({}, {"observed_steps": 0}, "holding"),
+    ],
+)
+def test_after_too_many_rollbacks_it_holds_whatever_gate_is_closed(settings, values, reason):
+    envelope = JointEnvelope(FAR.strategy, ADAPTIVE, replace(QUICK, **settings))
+    state = play(envelope, flat(20))[-1].after
+    state = state._replace(core=state.core._replace(**{"rollbacks": 3, **values}))
+    decision = play(envelope, flat(1), state=state)[-1].decision
+    assert decision.reason == reason
+    assert decision.evidence.get("rollbacks") == (3.0 if reason == "holding" else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Annotated, NamedTuple
 
@@ -13,7 +14,7 @@ from mutations import mutated
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Observation, Reason
 from keras_adaptive_weights.deciding.guide_rule import step
-from keras_adaptive_weights.deciding.plain_records import ADDED_LATER, read_record
+from keras_adaptive_weights.deciding.plain_records import ADDED_LATER, MAY_OVERFLOW, read_fields, read_record
 from keras_adaptive_weights.deciding.state import ControllerState, EnvelopeState, initial_state
 from keras_adaptive_weights.journal.regular_files import parse_json
 
@@ -167,3 +168,153 @@ def test_a_field_that_older_versions_lack_has_its_default():
         read_record(Younger, {"added": 2}, "Younger")
     with pytest.raises(ValueError, match="field `added` must be an integer"):
         read_record(Younger, {"count": 1, "added": None}, "Younger")
+
+
+class Inside(NamedTuple):
+    number: float
+
+
+class Whole(NamedTuple):
+    """A field of each kind there is."""
+
+    weight: float
+    wall_time: float
+    number: float
+    huge: Annotated[float, MAY_OVERFLOW]
+    count: int
+    flag: bool
+    text: str
+    maybe: str | None
+    reason: Reason
+    row: tuple[float, ...]
+    items: list[int]
+    pair: tuple[str, float]
+    weights: Mapping[str, float]
+    inside: Inside
+    rows: Mapping[str, tuple[Inside, ...]]
+    named: Annotated[int, "of no meaning here"]
+
+
+WHOLE = Whole(
+    weight=1.0,
+    wall_time=2.0,
+    number=-3.0,
+    huge=math.inf,
+    count=0,
+    flag=True,
+    text="t",
+    maybe=None,
+    reason=Reason.AT_MAX,
+    row=(1.0, 2.0),
+    items=[1, 2],
+    pair=["p", 1.0],
+    weights={"a": 1.0},
+    inside=Inside(1.0),
+    rows={"a": (Inside(1.0), Inside(2.0))},
+    named=1,
+)
+PLAIN = {**WHOLE._asdict(), "huge": "inf", "reason": "at_max", "inside": {"number": 1.0}, "row": [1.0, 2.0]}
+PLAIN["rows"] = {"a": [{"number": 1.0}, {"number": 2.0}]}
+
+
+def test_a_field_of_each_kind_comes_back():
+    assert read_record(Whole, PLAIN, "Owner") == WHOLE
+    assert type(read_record(Whole, {**PLAIN, "items": (1, 2)}, "Owner").items) is list
+    assert read_record(Whole, {**PLAIN, "weight": 1, "number": 10**15 - 1, "huge": 7}, "Owner")[:4] == (
+        1.0,
+        2.0,
+        1e15 - 1,
+        7.0,
+    )
+    assert read_fields(Whole, {**PLAIN, "moon": 1}, "Owner") == WHOLE._asdict(), "others are left alone"
+    for word in ("nan", "inf", "-inf"):
+        assert repr(read_record(Whole, {**PLAIN, "huge": word}, "Owner").huge) == word
+    assert read_record(Whole, {**PLAIN, "weight": 3.4028235e38, "wall_time": 0.0, "text": "x" * 10_000}, "Owner")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("weight", 0.0, "`weight` must be a weight above 0 that float32 can hold. Received: 0.0"),
+        ("weight", -0.1, "`weight` must be a weight above 0 that float32 can hold. Received: -0.1"),
+        ("weight", 3.5e38, "`weight` must be a weight above 0 that float32 can hold. Received: 3.5e+38"),
+        ("weights", {"a": "inf"}, "`weights` must be a finite number. Received: 'inf'"),
+        ("wall_time", -1.0, "`wall_time` must be seconds since the epoch. Received: -1.0"),
+        ("wall_time", 1.1e12, "`wall_time` must be seconds since the epoch. Received: 1100000000000.0"),
+        ("number", math.inf, "`number` must be a finite number. Received: inf"),
+        ("number", "inf", "`number` must be a finite number. Received: 'inf'"),
+        ("number", 10**15, "`number` must be a number. Received: 1000000000000000"),
+        ("number", -(10**15), "`number` must be a number. Received: -1000000000000000"),
+        ("huge", "Inf", "`huge` must be a number. Received: 'Inf'"),
+        ("count", 10**15, "`count` must be an integer from 0 to 1e+15. Received: 1000000000000000"),
+        ("count", -1, "`count` must be an integer from 0 to 1e+15. Received: -1"),
+        ("named", 1.5, "`named` must be an integer from 0 to 1e+15. Received: 1.5"),
+        ("flag", 1, "`flag` must be true or false. Received: 1"),
+        ("text", 3, "`text` must be text of up to 10000 letters. Received: 3"),
+        ("text", "x" * 10_001, "`text` must be text of up to 10000 letters. Received: 'xxx"),
+        ("maybe", 3, "`maybe` must be text of up to 10000 letters. Received: 3"),
+        ("reason", "moon", "`reason` must be the name of a Reason. Received: 'moon'"),
+        ("row", "12", "`row` must be a list. Received: '12'"),
+        ("row", [1.0, None], "`row` must be a number. Received: None"),
+        ("items", [1, -1], "`items` must be an integer from 0 to 1e+15. Received: -1"),
+        ("pair", ["p"], "`pair` must be 2 values. Received: ['p']"),
+        ("pair", ["p", 1.0, 2.0], "`pair` must be 2 values. Received: ['p', 1.0, 2.0]"),
+        ("pair", ["p", "q"], "`pair` must be a number. Received: 'q'"),
+        ("weights", [1.0], "`weights` must be a mapping of names to values. Received: [1.0]"),
+        ("weights", {1: 1.0}, "`weights` must be a mapping of names to values. Received: {1: 1.0}"),
+        ("inside", 3, "`inside` must be a mapping of names to values. Received: 3"),
+        ("inside", {}, "`inside.number` is missing"),
+        ("inside", {"number": None}, "`inside.number` must be a number. Received: None"),
+        ("rows", {"a": [{"number": 1.0}, 3]}, "`rows` must be a mapping of names to values. Received: 3"),
+    ],
+)
+def test_what_is_said_of_a_field_that_holds_something_else(name, value, said):
+    with pytest.raises(ValueError, match=f"^Owner: field {re.escape(said)}"):
+        read_record(Whole, {**PLAIN, name: value}, "Owner")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"moon": 1},
+            "unknown fields ['moon']: written by a newer version of keras-adaptive-weights, which is the one ",
+        ),
+        ({"moon": 1, 3: 1}, "unknown fields ['3', 'moon']: "),
+        ({"inside": {"number": 1.0, "moon": 1}}, "unknown fields ['inside.moon']: "),
+    ],
+)
+def test_unknown_fields_are_named(values, said):
+    with pytest.raises(ValueError, match=f"^{re.escape(f'Owner: {said}')}"):
+        read_record(Whole, {**PLAIN, **values}, "Owner")
+    with pytest.raises(ValueError, match=r"^Owner: unknown fields \['place\.moon'\]"):
+        read_record(Inside, {"moon": 1}, "Owner", "place")
+
+
+def test_what_holds_no_fields_is_named():
+    with pytest.raises(
+        ValueError, match=r"^Owner: field `state` must be a mapping of names to values\. Received: 3\.$"
+    ):
+        read_record(Inside, 3, "Owner")
+    with pytest.raises(ValueError, match=r"^Owner: field `place` must be a mapping"):
+        read_fields(Inside, 3, "Owner", "place")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [("x" * 198, repr("x" * 198)), ("x" * 199, "'" + "x" * 198 + "…"), (10**5000, "int")],
+    ids=["just not", "just", "of 5,000 digits"],
+)
+def test_a_long_value_is_shown_short(value, shown):
+    with pytest.raises(ValueError, match=rf"Received: {re.escape(shown)}\.$"):
+        read_record(Inside, {"number": value}, "Owner")
+
+
+def test_a_value_that_nests_too_deeply_is_shown_as_its_kind():
+    nest = []
+    for _ in range(100_000):
+        nest = [nest]
+    with pytest.raises(ValueError, match=r"field `number` must be a number\. Received: list\.$"):
+        read_record(Inside, {"number": nest}, "Owner")
+    while nest:  # taken apart by hand: its end would be as deep
+        nest = nest[0]
