@@ -293,7 +293,7 @@ class StepMetrics(keras.metrics.Metric):
         self._seen: dict[str, None] = {}  # in the order in which Keras computes them
         self._replicas = replicas()
         # one sum per term, the samples of each, then: samples, sum of gradient norms, steps applied, skipped, dampened
-        self._sums = self.add_variable((2 * len(self._terms) + 5,), initializer="zeros", name="sums")
+        self._sums = self.add_variable((2 * len(self._terms) + 5,), initializer="zeros", dtype="float32", name="sums")
 
     @property
     def train_only(self) -> frozenset[str]:
