@@ -1,4 +1,4 @@
-"""Models whose floats are not float32 (`keras.config.set_floatx`): the same training, and nothing left of a bad step."""
+"""Models whose floats are not float32 (`keras.config.set_floatx`): the same training, nothing left of a bad step."""
 
 import keras
 import numpy as np
