@@ -28,7 +28,7 @@ def check_names(owner: str, terms: Mapping[str, bool]) -> None:
     if taken := sorted(_TAKEN & set(terms)):
         raise ValueError(f"{owner}: the names {taken} are taken by other metrics: name these terms otherwise.")
     for name in terms:
-        if not name.isprintable() or not 0 < len(name) <= _LONGEST or not name.strip(". "):
+        if not name.isprintable() or len(name) > _LONGEST or not name.strip(". "):
             raise ValueError(
                 f"{owner}: the name of a term must have 1 to {_LONGEST} printable characters, and not only dots "
                 f"and spaces. Received: {name[:200]!r}. Write a name such as 'mel_loss'."
@@ -37,10 +37,10 @@ def check_names(owner: str, terms: Mapping[str, bool]) -> None:
     for name, adaptive in terms.items():
         if adaptive:
             weight, what = weight_name(name), f"the weight of term {name!r}"
-            if weight in shown or weight in _TAKEN:
+            if weight in shown:
                 raise ValueError(
                     f"{owner}: each name in the logs must stand for one thing. Received: {weight!r} for "
-                    f"{shown.get(weight, 'a metric')} and {what}. Give one of the terms another name."
+                    f"{shown[weight]} and {what}. Give one of the terms another name."
                 )
             shown[weight] = what
     for name, what in shown.items():

@@ -23,7 +23,7 @@ def test_the_name_of_a_weight(term, name):
         {"x" * 100: True, "a b": True, "損失": True, ".hidden": True},
         {"mel": False, "mel_loss": False, "mel_weight": False},
         {"val_mel_loss": False},
-        {"gradient": True},
+        {"gradient": True, "x": False, "X": False},
     ],
 )
 def test_names_that_can_be(terms):
