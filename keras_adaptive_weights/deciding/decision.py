@@ -280,6 +280,7 @@ class Decision(NamedTuple):
         note: What the person who asked for it said; empty for automatic decisions.
         held_weight: In a shadow run, the weight that stays in force: the decision is a proposal. `None`: it takes
             effect.
+        term: Name of the loss term whose weight it is about; empty where nobody said.
 
     Example:
 
@@ -295,6 +296,7 @@ class Decision(NamedTuple):
     evidence: Mapping[str, float] = {}
     note: str = ""
     held_weight: float | None = None
+    term: str = ""
 
     @property
     def weight_in_force(self) -> float:
@@ -317,17 +319,20 @@ class Decision(NamedTuple):
         return self.reason.advice({**self.evidence, "old_weight": self.old_weight, "new_weight": self.new_weight})
 
     def __str__(self) -> str:
-        """Return one line, whatever the note holds: step, action, weights, reason, note."""
+        """Return one line, whatever the note holds: step, term, action, weights, reason, note."""
+        term = f"{printable(self.term)}, " if self.term else ""
         note = f" ({printable(self.note)})" if self.note else ""
         held = "" if self.held_weight is None else f" in shadow ({self.held_weight:.4g} stays in force)"
         return (
-            f"step {self.step}: {self.action} {self.old_weight:.4g} -> {self.new_weight:.4g}{held}, "
+            f"step {self.step}: {term}{self.action} {self.old_weight:.4g} -> {self.new_weight:.4g}{held}, "
             f"{self.reason}{note}: {self.advice}"
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a dictionary of plain values that `from_dict` reads back; `held_weight` only in a shadow run."""
-        held = {} if self.held_weight is None else {"held_weight": self.held_weight}
+        """Return plain values that `from_dict` reads back; `held_weight` in a shadow run only, `term` if known."""
+        seldom: dict[str, Any] = {} if self.held_weight is None else {"held_weight": self.held_weight}
+        if self.term:
+            seldom["term"] = self.term
         return {
             "step": self.step,
             "action": self.action.value,
@@ -336,7 +341,7 @@ class Decision(NamedTuple):
             "new_weight": self.new_weight,
             "evidence": dict(self.evidence),
             "note": self.note,
-            **held,
+            **seldom,
         }
 
     @classmethod
@@ -352,4 +357,5 @@ class Decision(NamedTuple):
             evidence={name: float(value) for name, value in values.get("evidence", {}).items()},
             note=str(values.get("note", "")),
             held_weight=None if held is None else float(held),
+            term=str(values.get("term", "")),
         )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
-from keras_adaptive_weights.deciding.decision import Action, Reason
+from keras_adaptive_weights.deciding.decision import Action, Observation, Reason
 from keras_adaptive_weights.deciding.printable import printable
 
 Weights = Mapping[str, float]
@@ -91,6 +91,28 @@ class JointObservation(NamedTuple):
             and (self.total_loss is None or math.isfinite(self.total_loss))
             and (self.gradient_norm is None or math.isfinite(self.gradient_norm))
         )
+
+    def of(self, term: str) -> Observation:
+        """Return what was seen of one term: `empty` where there was nothing of it to measure."""
+        loss = self.losses.get(term)
+        return Observation(  # in the order of the fields: by name it takes twice as long, and this is every step
+            self.step,
+            math.nan if loss is None else loss,
+            self.total_loss,
+            self.gradient_norm,
+            self.applied,
+            self.loss_scaling,
+            self.dampening,
+            self.non_finite,
+            loss is None,
+        )
+
+    @classmethod
+    def of_one(cls, term: str, seen: Observation) -> Self:
+        """Return a step of which only one term is known."""
+        losses = {} if seen.empty else {term: seen.loss}
+        about = (seen.applied, seen.loss_scaling, seen.dampening, seen.non_finite)
+        return cls(seen.step, losses, seen.total_loss, seen.gradient_norm, {}, *about)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that `from_dict` reads back: what is as its default is left out."""

@@ -27,6 +27,7 @@ _MOST_LETTERS = 10_000
 _WORDS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}  # numbers that JSON has no word for
 _BOUNDS = {  # of fields by the last word of their name: the highest value, whether 0 is too low, and both in words
     "weight": (FLOAT32_MAX, True, "a weight above 0 that float32 can hold"),
+    "weights": (FLOAT32_MAX, True, "weights above 0 that float32 can hold"),
     "time": (1e12, False, "seconds since the epoch"),
 }
 _ABSENT = object()

@@ -5,23 +5,31 @@ rest; anybody reads it with `grep`, `tail -f` or three lines of any language, to
 the shared file systems that trainings write to, where SQLite's locks and its journal of its own are not. What a
 database would give, an overview of a million steps in a second, the lines that sum up others give (`blocks`).
 
-`lines` says what is written and checks what is read, `writer` appends behind a `backlog`, `continuation` goes on where
-a run was resumed; `reader` reads a journal whole, `index` answers for an overview or a window. The folder around the
-file is the business of `recording`, what people look at that of `showing`.
+`lines` and `header` say what is written and check what is read, `writer` appends behind a `backlog`, `continuation`
+goes on where a run was resumed; `reader` reads a journal whole, `index` answers for an overview or a window, `terms`
+tells what lines about several terms say of one. The folder around the file is the business of `recording`, what people
+look at that of `showing`.
 
 Six kinds of lines, told apart by `kind`, which comes first; their fields are the classes in `lines`:
 
 - `header`: one at the start of each `fit`: `format`, `version` of the package, `run` (an id that a resumed run keeps),
-  `term`, `base_weight`, `config`, whether it is a `shadow` run, the controller's `state` to go on from (so that a
-  replay is exact after a resume), and the `process` (its id and host) that writes.
-- `step`: one per training step: the fields of `Observation` and the `weight` in force on that step; in a shadow run the
-  `proposed_weight`, too. The last step of an execution also carries the `action` and `reason` of the decision taken
-  after it, and the figures that led there.
-- `event`: the whole `Decision` where it was anything but a HOLD, its `advice` and `wall_time`. In a shadow run its
-  weights are proposals, and `held_weight` is the one in force.
+  the `step` it goes on from, whether it is a `shadow` run, the `process` (its id and host) that writes, and all `terms`
+  of the loss, in its order, with their (base) `weight` and, of an adaptive one, the `config` of its controller and the
+  `state` to go on from (so that a replay is exact after a resume).
+- `step`: one per training step: the raw `losses` of all terms of which there was something to measure, and what else
+  was seen of it (`JointObservation`). The last step of an execution also carries what was `decided` for each adaptive
+  term after it: action, reason, and the figures that led there, in the order of `lines.OUTCOME_FIGURES`. Where a weight
+  has changed, after a header and every 256 steps it carries all adaptive `weights` in force on it; in a shadow run the
+  `proposed_weights`, too.
+- `event`: the whole `Decision` where it was anything but a HOLD, with the `term` it is about, its `advice` and
+  `wall_time`. In a shadow run its weights are proposals, and `held_weight` is the one in force.
 - `block`: a summary of the last 256 steps (see `blocks`), for whoever wants an overview only.
 - `saved`: the model was saved at this `step`, to a checkpoint from which the run may be resumed.
 - `end`: the writer was closed in an orderly way; with `interrupted`, because an exception ended `fit`.
+
+Format 1 was about one `term`, which its header named with `base_weight`, `config` and `state`: a step had a `weight`
+and a `loss`, its outcome stood beside them by name, and an event named no term. It is read as ever. A resumed run of
+that format goes on in today's, in the same file: each header says which lines follow it.
 
 The steps of a journal are consecutive also where the run was killed and resumed: see `continuation`. It holds one run:
 what a second one might have added is not read.

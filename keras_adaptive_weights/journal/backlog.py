@@ -13,16 +13,16 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from keras_adaptive_weights.deciding.decision import Decision, Observation
+from keras_adaptive_weights.deciding.decision import Decision
 
 _MOST_NOTES = 256
 
 
 class Note(NamedTuple):
-    """The steps of one execution (none: asked for by hand), the decision after them, and when that was taken."""
+    """The steps of one execution (none: asked for by hand), the decisions after them, and when these were taken."""
 
-    observations: Sequence[Observation]
-    decision: Decision
+    steps: Sequence[Any]
+    decisions: Sequence[Decision]
     wall_time: float
 
 
@@ -63,8 +63,8 @@ class Backlog:
         """Whether `close` was called, or another process made it."""
         return self._closed or os.getpid() != self._process
 
-    def add(self, observations: Sequence[Observation], decision: Decision) -> None:
-        """Note the steps and the decision; after `close`, nothing.
+    def add(self, steps: Sequence[Any], decisions: Sequence[Decision]) -> None:
+        """Note the steps and the decisions; after `close`, nothing.
 
         Raises:
             Exception: What `write` raised, now or earlier.
@@ -73,10 +73,10 @@ class Backlog:
             raise self._failure
         if self.closed:
             return
-        self._notes.append(Note(tuple(observations), decision, self._clock()))
-        if decision.by_hand or len(self._notes) >= _MOST_NOTES:
+        self._notes.append(Note(tuple(steps), tuple(decisions), self._clock()))
+        if len(self._notes) >= _MOST_NOTES or any(decision.by_hand for decision in decisions):
             self.flush()
-        elif decision.is_event:
+        elif any(decision.is_event for decision in decisions):
             self._wake.set()
 
     def flush(self, last: Any = None) -> None:

@@ -4,22 +4,25 @@ A block says about the steps since the block (or header) before it:
 
 - `first`, `last`, `steps`: their first and last number, and how many they are;
 - `figures`: for each figure that was a finite number at least once, its least, greatest and last value;
-- `reasons`: how often each reason of a HOLD was given;
-- `phases`: the phase at the first step, and every change after it, as pairs of step and phase: "warmup", "cooling",
-  "disabled" or "" for none of them;
 - `skipped`: the skipped steps, as lists of step, what was non-finite (or null), and whether it was routine loss
   scaling;
-- `dampened`: the steps whose total was scaled down, as pairs of step and factor; blocks of older versions lack it.
+- `dampened`: the steps whose total was scaled down, as pairs of step and factor; blocks of older versions lack it;
+- `terms`: of each term its own `figures`, and for an adaptive one
+  `reasons`: how often each reason of a HOLD was given; `phases`: the phase at the first step, and every change after
+  it, as pairs of step and phase: "warmup", "cooling", "disabled" or "" for none of them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from keras_adaptive_weights.deciding.decision import Action, Reason
-from keras_adaptive_weights.journal.lines import OUTCOME_FIGURES
+from keras_adaptive_weights.journal.header import Header
+from keras_adaptive_weights.journal.lines import OUTCOME_FIGURES, SHARED_FIGURES, TermBlock, Values
+from keras_adaptive_weights.journal.terms import Rows
 
 BLOCK_STEPS = 256
 FIGURES = ("weight", "proposed_weight", "loss", "total_loss", "gradient_norm", *OUTCOME_FIGURES)
@@ -33,7 +36,7 @@ _NO_PHASE_CHANGE = (Reason.NON_FINITE.value, Reason.LOSS_SCALING.value, Reason.E
 
 
 class BlockBuilder:
-    """Collects steps into a block. `add` takes the values of step lines, written or read back.
+    """Collects what steps say of one term (see `terms`) into a block of it.
 
     Args:
         phase: The phase before the first step.
@@ -49,7 +52,7 @@ class BlockBuilder:
         return self._steps
 
     def add(self, values: Mapping[str, Any]) -> None:
-        """Take in one step line."""
+        """Take in one step."""
         step = values["step"]
         if not self._steps:
             self._first = step
@@ -117,3 +120,47 @@ class BlockBuilder:
                 self._phases[-1][1] = phase
             else:
                 self._phases.append([step, phase])
+
+
+class RunBlocks:
+    """Collects step lines, written or read back, into a block of all terms.
+
+    Args:
+        header: The header before the first of them.
+        phases: The phase of each term before it.
+    """
+
+    def __init__(self, header: Header, phases: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._rows = Rows(header)
+        self._builders = {name: BlockBuilder(phases.get(name, "")) for name in header.terms}
+        self._one = next(iter(self._builders.values()))
+
+    @property
+    def steps(self) -> int:
+        """Number of steps collected."""
+        return self._one.steps
+
+    def add(self, values: Values) -> None:
+        """Take in one step line."""
+        for name, row in self._rows.split(values).items():
+            self._builders[name].add(row)
+
+    def take(self) -> Values:
+        """Return the block of the steps collected, and begin the next."""
+        return _of_all({name: builder.take() for name, builder in self._builders.items()})
+
+    def preview(self) -> Values:
+        """Return the block of the steps collected so far; more may follow."""
+        return _of_all({name: builder.preview() for name, builder in self._builders.items()})
+
+
+def _of_all(blocks: Mapping[str, Values]) -> Values:
+    """Return one block for those of all terms over the same steps."""
+    terms = {}
+    for name, block in blocks.items():
+        figures = {figure: edges for figure, edges in block["figures"].items() if figure not in SHARED_FIGURES}
+        terms[name] = TermBlock(figures, block["reasons"], block["phases"])
+    one = next(iter(blocks.values()))
+    shared = {figure: one["figures"][figure] for figure in SHARED_FIGURES if figure in one["figures"]}
+    names = ("kind", "first", "last", "steps", "skipped", "dampened")
+    return {**{name: one[name] for name in names}, "figures": shared, "terms": terms}

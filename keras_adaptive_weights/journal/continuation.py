@@ -26,7 +26,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 from keras_adaptive_weights.deciding.decision import Action, Decision
 from keras_adaptive_weights.journal.appended_file import AppendedFile, another_run
-from keras_adaptive_weights.journal.lines import MOST_LINE_BYTES, Header, Values, read_line
+from keras_adaptive_weights.journal.header import Header
+from keras_adaptive_weights.journal.lines import MOST_LINE_BYTES, Values, read_line
 from keras_adaptive_weights.journal.regular_files import lines_of, open_regular, parse_json
 
 ABANDONED = "abandoned"
@@ -60,6 +61,13 @@ def open_journal(path: Path, header: Header, header_line: str) -> AppendedFile:
         file.close()
         raise
     return file
+
+
+def owner_of(path: Path) -> str | None:
+    """Return the run that a journal belongs to, if there is one that says so."""
+    with contextlib.suppress(OSError), open_regular(path) as file:
+        return _owner(file.readline(MOST_LINE_BYTES))
+    return None
 
 
 def move_aside(file: AppendedFile, keep: int, name: str, suffix: str, first: bytes) -> Path:
@@ -103,9 +111,9 @@ def _bytes_to_keep(path: Path, header: Header) -> int:
         first = file.readline(MOST_LINE_BYTES)
     owner = _owner(first)
     if owner == header.run:
-        return _restore_point(path, header.state)
+        return _restore_point(path, header)
     cut_short = not first.endswith(b"\n") and first[: len(_HEADER)] == _HEADER[: len(first)]
-    starts_afresh = int(header.state["step"]) == 0
+    starts_afresh = header.step == 0
     if cut_short or (starts_afresh and owner is not None and not _may_be_resumed(path)):
         return 0
     raise another_run(path, owner, header.run)
@@ -129,7 +137,7 @@ def _may_be_resumed(path: Path) -> bool:
                     return True
                 case {"kind": "end", **more} if not more.get("interrupted"):
                     return True
-                case {"kind": "header", "state": {"step": step}} if step:
+                case {"kind": "header", "step": step} if step:
                     return True
     return False
 
@@ -148,20 +156,20 @@ def _values(line: bytes) -> Values:
     return {}
 
 
-def _restore_point(path: Path, state: Mapping[str, Any]) -> int:
-    """Return where the first line begins that tells of something after `state`."""
-    step, end = int(state["step"]), _last_step(path, int(state["step"]))
+def _restore_point(path: Path, header: Header) -> int:
+    """Return where the first line begins that tells of something after what `header` goes on from."""
+    end = _last_step(path, header.step)
     tail: list[_Line] = []
     with open_regular(path) as file:
         file.seek(end)
         for line in lines_of(file, MOST_LINE_BYTES):
             values = _values(line)
             match = _STEP.match(b"\n" + line[:_PREFIX])
-            if not line.endswith(b"\n") or (int(match[1]) if match else _reaches(values)) > step:
+            if not line.endswith(b"\n") or (int(match[1]) if match else int(values.get("step", 0))) > header.step:
                 break
             tail.append(_Line(end, values))
             end += len(line)
-    return _first_undone(tail, state, end)
+    return _first_undone(tail, header, end)
 
 
 def _last_step(path: Path, step: int) -> int:
@@ -178,28 +186,35 @@ def _last_step(path: Path, step: int) -> int:
     return 0
 
 
-def _reaches(values: Mapping[str, Any]) -> int:
-    """Return the step up to which a line that is no step tells something; 0 where it names none."""
-    if values.get("kind") == "header":
-        return int(values["state"]["step"])
-    return int(values.get("step", 0))
-
-
-def _first_undone(tail: Sequence[_Line], state: Mapping[str, Any], end: int) -> int:
+def _first_undone(tail: Sequence[_Line], header: Header, end: int) -> int:
     """Return where the first request begins that came after the checkpoint, though at the same step; else `end`.
 
-    The latest of the lines is looked for after which weight and disable are as they were restored.
+    The latest of the lines is looked for after which all weights and disables are as they were restored.
     """
     if any(line.values.get("kind") == "end" for line in tail):
         return end  # closed in an orderly way: what was asked for since is in no journal
     decided = [(line.begin, event) for line in tail if (event := event_of(line.values)) is not None]
     for after in range(len(decided), 0, -1):
-        switches = [d.action for _, d in decided[:after] if d.action in (Action.DISABLE, Action.ENABLE)]
-        agrees = not switches or (switches[-1] is Action.DISABLE) == bool(state["disabled"])
-        if (agrees and decided[after - 1][1].new_weight == state["weight"]) or not decided[after - 1][1].by_hand:
+        if _agrees([event for _, event in decided[:after]], header) or not decided[after - 1][1].by_hand:
             return decided[after][0] if after < len(decided) else end
-    undone = decided and decided[0][1].old_weight == state["weight"]
+    undone = decided and decided[0][1].old_weight == _state(header, decided[0][1]).get("weight")
     return decided[0][0] if undone else end
+
+
+def _agrees(events: Sequence[Decision], header: Header) -> bool:
+    """Whether weights and disables are as they were restored, as far as these events tell."""
+    last = {event.term: event for event in events}
+    switched = {event.term: event for event in events if event.action in (Action.DISABLE, Action.ENABLE)}
+    weights = all(event.new_weight == _state(header, event).get("weight") for event in last.values())
+    return weights and all(
+        (event.action is Action.DISABLE) == bool(_state(header, event).get("disabled")) for event in switched.values()
+    )
+
+
+def _state(header: Header, event: Decision) -> Mapping[str, Any]:
+    """Return the restored state of the weight that an event is about; format 1 does not name it."""
+    start = header.terms.get(event.term or header.term)
+    return {} if start is None or start.state is None else start.state
 
 
 def event_of(values: Mapping[str, Any]) -> Decision | None:
@@ -211,7 +226,7 @@ def event_of(values: Mapping[str, Any]) -> Decision | None:
 
 def _take_back(file: AppendedFile, keep: int, header: Header, header_line: str) -> None:
     """Move what follows byte `keep` aside, and say so."""
-    step = int(header.state["step"])
+    step = header.step
     owner = _owner(file.read(0, MOST_LINE_BYTES).partition(b"\n")[0]) or "unknown"
     first = f"{header_line}\n".encode() if keep else b""
     path = file.path

@@ -1,46 +1,54 @@
 """The journal's lines: what is written of a record, and what a line that is read may hold.
 
 Whatever reads a journal reads its lines here, so that nothing in a file is believed before it was checked: kind, type,
-range and size of every field. Fields that are not known are left out.
+range and size of every field. Fields that are not known are left out. Lines of format 1, which were about one term and
+did not name it, are read as if they were of today's.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Annotated, Any, TypedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, TypedDict
 
-from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
-from keras_adaptive_weights.deciding.decision import Decision, Observation
-from keras_adaptive_weights.deciding.plain_records import FLOAT32_MAX, MAY_BE_MISSING, MAY_OVERFLOW, read_fields
+from keras_adaptive_weights.deciding.decision import Decision
+from keras_adaptive_weights.deciding.joint import JointObservation
+from keras_adaptive_weights.deciding.plain_records import MAY_BE_MISSING, MAY_OVERFLOW, read_fields, read_record
 from keras_adaptive_weights.deciding.printable import bounded, printable
-from keras_adaptive_weights.deciding.state import ControllerState
+from keras_adaptive_weights.journal.header import Header
 from keras_adaptive_weights.journal.regular_files import parse_json
-from keras_adaptive_weights.version import __version__
 
-FORMAT = 1
 MOST_LINE_BYTES = 1 << 22
 OUTCOME_FIGURES = ("smoothed_loss", "running_average", "loss_ratio", "loss_variance", "average_gradient_norm")
+SHARED_FIGURES = ("total_loss", "gradient_norm")
 Values = dict[str, Any]
 _Real = Annotated[float, MAY_OVERFLOW]
+_Figure = _Real | None
+_SEEN = tuple(name for name in JointObservation._fields if name != "weights")
 _SELDOM = {  # left out of a step where it is as usual
-    name: usual
-    for name, usual in Observation._field_defaults.items()
-    if name not in ("total_loss", "gradient_norm", "applied")
+    name: JointObservation._field_defaults[name] for name in ("term_norms", "loss_scaling", "dampening", "non_finite")
 }
-_USUAL_STEP = re.compile(  # as `encode` writes `step_values` and `outcome_values` of a step with nothing unusual
-    rb'\{"kind": "step", "step": ([0-9]{1,15}), "weight": ([0-9.e+-]+), "loss": ([0-9.e+-]+), "total_loss": '
-    rb'(null|[0-9.e+-]+), "gradient_norm": (null|[0-9.e+-]+), "applied": true(, "action": [^}]*)?\}\n?'
-)
 
 
 class StepLine(TypedDict):
     """A training step; what is as usual is left out."""
 
+    step: int
+    losses: Mapping[str, _Real]
+    total_loss: _Real | None
+    gradient_norm: _Real | None
+    applied: bool
+    term_norms: Annotated[Mapping[str, _Real], MAY_BE_MISSING]
+    loss_scaling: Annotated[bool, MAY_BE_MISSING]
+    dampening: Annotated[_Real, MAY_BE_MISSING]
+    non_finite: Annotated[str | None, MAY_BE_MISSING]
+    weights: Annotated[Mapping[str, float], MAY_BE_MISSING]
+    proposed_weights: Annotated[Mapping[str, float], MAY_BE_MISSING]
+    decided: Annotated[Mapping[str, tuple[str, str, _Figure, _Figure, _Figure, _Figure, _Figure]], MAY_BE_MISSING]
+
+
+class _StepLine1(TypedDict):
     step: int
     weight: float
     loss: _Real
@@ -74,26 +82,30 @@ class EventLine(TypedDict):
     note: Annotated[str, MAY_BE_MISSING]
     advice: Annotated[str, MAY_BE_MISSING]
     held_weight: Annotated[float, MAY_BE_MISSING]
+    term: Annotated[str, MAY_BE_MISSING]
 
 
-class BlockLine(TypedDict):
-    """A summary of steps, see `blocks`."""
+class TermBlock(NamedTuple):
+    """What a block says of one term."""
 
+    figures: Mapping[str, tuple[float, float, float]]
+    reasons: Mapping[str, int]
+    phases: list[tuple[int, str]]
+
+
+class _BlockLine1(TypedDict):
     first: int
     last: int
     steps: int
     figures: Mapping[str, tuple[float, float, float]]
-    reasons: Mapping[str, int]
-    phases: list[tuple[int, str]]
     skipped: list[tuple[int, str | None, bool]]
     dampened: Annotated[list[tuple[int, _Real]], MAY_BE_MISSING]
 
 
-class _HeaderLine(TypedDict):
-    version: str
-    run: str
-    term: str
-    base_weight: float
+class BlockLine(_BlockLine1):
+    """A summary of steps, see `blocks`."""
+
+    terms: Mapping[str, TermBlock]
 
 
 class _SavedLine(TypedDict):
@@ -104,32 +116,6 @@ class _SavedLine(TypedDict):
 class _EndLine(TypedDict):
     wall_time: float
     interrupted: Annotated[bool, MAY_BE_MISSING]
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What a journal says about the run before its steps.
-
-    Attributes:
-        run: Id of the run; a resumed run keeps it.
-        term: Name of the loss term whose weight it is about.
-        base_weight: The weight's base.
-        config: Settings of the controller.
-        state: The controller's state that the steps after the header start from, as plain values.
-        version: Version of the package that wrote it.
-    """
-
-    run: str
-    term: str
-    base_weight: float
-    config: AdaptiveWeightConfig
-    state: dict[str, Any]
-    version: str = __version__
-
-    @property
-    def shadow(self) -> bool:
-        """Whether the decisions after it were only recorded, and the weight in force stayed."""
-        return self.state.get("held_weight") is not None
 
 
 def encode(values: Mapping[str, Any]) -> str:
@@ -151,49 +137,31 @@ def plain(value: Any) -> Any:
     return value
 
 
-def header_values(header: Header) -> Values:
-    """Return the fields of a header line."""
-    return {
-        "version": header.version,
-        "run": header.run,
-        "term": header.term,
-        "base_weight": header.base_weight,
-        "shadow": header.shadow,
-        "config": header.config.to_dict(),
-        "state": header.state,
-    }
-
-
-def step_values(seen: Observation, weight: float, proposed_weight: float | None = None) -> Values:
-    """Return the fields of a step line; what is as usual is left out.
-
-    Args:
-        seen: The step.
-        weight: The weight in force on it.
-        proposed_weight: In a shadow run, the weight that the controller had proposed.
-    """
+def step_values(seen: JointObservation) -> Values:
+    """Return the fields of a step line that say what was seen; what is as usual is left out."""
     values: Values = {
         "kind": "step",
         "step": seen.step,
-        "weight": weight,
-        "loss": seen.loss,
+        "losses": seen.losses,
         "total_loss": seen.total_loss,
         "gradient_norm": seen.gradient_norm,
         "applied": seen.applied,
     }
-    if proposed_weight is not None:
-        values["proposed_weight"] = proposed_weight
     for name, usual in _SELDOM.items():
         if (value := getattr(seen, name)) != usual:
             values[name] = value
     return values
 
 
-def outcome_values(decision: Decision) -> Values:
-    """Return what the last step of an execution says about the decision after it."""
+def outcome_values(decisions: Sequence[Decision]) -> Values:
+    """Return what the last step of an execution says about the decisions after it."""
+    return {"decided": {decision.term: _outcome(decision) for decision in decisions}}
+
+
+def _outcome(decision: Decision) -> list[Any]:
     evidence = decision.evidence
-    figures = {name: float(f"{evidence[name]:.6g}") for name in OUTCOME_FIGURES if name in evidence}
-    return {"action": decision.action.value, "reason": decision.reason.value, **figures}
+    figures = [float(f"{evidence[name]:.6g}") if name in evidence else None for name in OUTCOME_FIGURES]
+    return [decision.action.value, decision.reason.value, *figures]
 
 
 def event_values(decision: Decision, wall_time: float) -> Values:
@@ -201,10 +169,19 @@ def event_values(decision: Decision, wall_time: float) -> Values:
     return {"kind": "event", **decision.to_dict(), "advice": decision.advice, "wall_time": wall_time}
 
 
-def read_line(line: bytes) -> Values:
+def block_values(block: Values) -> Values:
+    """Return the fields of a block line."""
+    return {**block, "terms": {name: of_one._asdict() for name, of_one in block["terms"].items()}}
+
+
+def read_line(line: bytes, header: Header | None = None) -> Values:
     """Return what a line of any kind holds, checked field by field; numbers are numbers again.
 
-    A header's `config` and `state` are complete, whatever older version wrote them.
+    Of a header that is the run's id, the `step` to go on from, and the `header` itself.
+
+    Args:
+        line: The line.
+        header: The header before it. `None`: it was not read; what a line of format 1 says stays as it is.
 
     Raises:
         ValueError: It cannot be read: one sentence that says why.
@@ -216,110 +193,92 @@ def read_line(line: bytes) -> Values:
     read = _KINDS.get(kind) if isinstance(kind, str) else None
     if read is None:
         raise ValueError(f"it is of no known kind ({printable(repr(kind), 40)}).")
-    return {"kind": kind, **read(values)}
+    return {"kind": kind, **read(values, header)}
 
 
-def read_header(values: Values) -> Header:
-    """Make a header of the fields of its line."""
-    return Header(
-        run=values["run"],
-        term=values["term"],
-        base_weight=values["base_weight"],
-        config=AdaptiveWeightConfig.from_dict(values["config"]),
-        state=values["state"],
-        version=values["version"],
-    )
-
-
-def read_step(values: Mapping[str, Any]) -> Observation:
+def read_step(values: Mapping[str, Any]) -> JointObservation:
     """Make an observation of the fields of a step line."""
-    return Observation(**{name: values[name] for name in Observation._fields if name in values})
+    return JointObservation(**{name: values[name] for name in _SEEN if name in values})
 
 
-def read_usual_step(line: bytes) -> tuple[Observation, float, bool] | None:
-    """Read a step line in the usual layout: the observation, its weight, and whether a decision came after it.
-
-    Nearly every line of a journal is one, and read so it takes a fraction of the time that a parser of JSON takes.
-    None: any other line, for the parser.
-    """
-    if (match := _USUAL_STEP.fullmatch(line)) is None:
-        return None
-    step, weight, loss, total, norm, outcome = match.groups()
-    if outcome is not None and b"{" in outcome:  # the next line followed without a line break
-        return None
-    try:
-        seen = Observation(
-            int(step),
-            float(loss),
-            None if total == b"null" else float(total),
-            None if norm == b"null" else float(norm),
-        )
-        return seen, _usual_weight(weight), outcome is not None
-    except ValueError:  # no number after all, or a weight that none may be
-        return None
+def _read_header_line(values: Values, before: Header | None) -> Values:
+    del before
+    header = Header.from_dict(values)
+    return {"run": header.run, "step": header.step, "header": header}
 
 
-@lru_cache(maxsize=16)
-def _usual_weight(text: bytes) -> float:
-    """Read a weight; on many steps it is the same one."""
-    weight = float(text)
-    if not 0.0 < weight <= FLOAT32_MAX:
-        raise ValueError
-    return weight
+def _read_step_line(values: Values, header: Header | None) -> Values:
+    if "losses" in values or (header is not None and header.format > 1):
+        return read_fields(StepLine, values, "step")
+    old = read_fields(_StepLine1, values, "step")
+    return old if header is None else _of_today(old, header.term)
 
 
-def _read_header_line(values: Values) -> Values:
-    version = values.get("format")
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise ValueError(f"header: field `format` must be an integer from 1 on. Received: {version!r:.40}.")
-    if version > FORMAT:
-        raise ValueError(f"it has format {version}, this package reads up to {FORMAT}: install a newer version.")
-    read = read_fields(_HeaderLine, values, "header")
-    settings = values.get("config")
-    if not isinstance(settings, dict):
-        raise ValueError(f"header: field `config` must be a mapping. Received: {type(settings).__name__}.")
-    try:
-        config = AdaptiveWeightConfig.from_dict(settings)
-        config.check_base_weight("header", "base_weight", read["base_weight"])
-    except TypeError as error:
-        raise ValueError(str(error)) from error
-    state = ControllerState.from_dict(values.get("state", {}))
-    if state.within(config) != state:
-        raise ValueError("header: the weights in its state are not within the bounds in its config.")
-    return {"format": version, **read, "config": config.to_dict(), "state": state.to_dict()}
+def _of_today(old: Values, term: str) -> Values:
+    """Return what a step of format 1 says."""
+    names = ("step", "total_loss", "gradient_norm", "applied", "loss_scaling", "dampening", "non_finite")
+    step = {name: old[name] for name in names if name in old}
+    losses = {} if old.get("empty") else {term: old["loss"]}
+    values = step | {"losses": losses, "weights": {term: old["weight"]}}
+    if "proposed_weight" in old:
+        values["proposed_weights"] = {term: old["proposed_weight"]}
+    if "reason" in old:
+        values["decided"] = {term: [old.get("action"), old["reason"], *(old.get(name) for name in OUTCOME_FIGURES)]}
+    return values
 
 
-def _read_event_line(values: Values) -> Values:
+def _read_event_line(values: Values, header: Header | None) -> Values:
     note = values.get("note")  # older versions took it at any length
-    return read_fields(EventLine, values | {"note": bounded(note)} if isinstance(note, str) else values, "event")
+    event = read_fields(EventLine, values | {"note": bounded(note)} if isinstance(note, str) else values, "event")
+    if header is not None and event.setdefault("term", header.term) not in header.adaptive:
+        raise ValueError(f"event: no adaptive weight is of the term {event['term']!r:.60}.")
+    return event
 
 
-def _read_block_line(values: Values) -> Values:
-    block = read_fields(BlockLine, values, "block")
+def _read_block_line(values: Values, header: Header | None) -> Values:
+    if "terms" in values:
+        block = read_fields(BlockLine, values, "block")
+    else:
+        of_one = read_record(TermBlock, {name: values.get(name) for name in TermBlock._fields}, "block")
+        block = read_fields(_BlockLine1, values, "block")
+        shared = {name: block["figures"].pop(name) for name in SHARED_FIGURES if name in block["figures"]}
+        figures, block["figures"] = block["figures"], shared
+        block["terms"] = {"" if header is None else header.term: of_one._replace(figures=figures)}
     block.setdefault("dampened", [])
-    first, last, steps, phases = block["first"], block["last"], block["steps"], block["phases"]
-    seen, counts, figures = (block["skipped"], block["dampened"]), block["reasons"].values(), block["figures"].values()
-    agree = (
-        1 <= steps <= last - first + 1
-        and all(first <= row[0] <= last for rows in (phases, *seen) for row in rows)
-        and 1 <= len(phases) <= steps
-        and max(map(len, seen)) <= steps
-        and min(counts, default=1) >= 1
-        and sum(counts) <= steps
-        and all(least <= latest <= greatest for least, greatest, latest in figures)
-    )
-    if not agree:
-        raise ValueError("block: its figures contradict each other.")
+    _check_block(block)
     return block
 
 
-def _reader(fields: Any, kind: str) -> Callable[[Values], Values]:
-    return lambda values: read_fields(fields, values, kind)
+def _check_block(block: Values) -> None:
+    """Refuse a block that cannot be one.
+
+    Raises:
+        ValueError: Its figures contradict each other.
+    """
+    first, last, steps, terms = block["first"], block["last"], block["steps"], block["terms"].values()
+    seen, phases = (block["skipped"], block["dampened"]), [term.phases for term in terms]
+    counts = [term.reasons.values() for term in terms]
+    figures = [block["figures"], *(term.figures for term in terms)]
+    agree = (
+        1 <= steps <= last - first + 1
+        and terms
+        and all(first <= row[0] <= last for rows in (*phases, *seen) for row in rows)
+        and all(1 <= len(rows) <= steps for rows in phases)
+        and max(map(len, seen)) <= steps
+        and all(min(count, default=1) >= 1 and sum(count) <= steps for count in counts)
+        and all(least <= latest <= greatest for named in figures for least, greatest, latest in named.values())
+    )
+    if not agree:
+        raise ValueError("block: its figures contradict each other.")
 
 
-_KINDS: dict[str, Callable[[Values], Values]] = {
+def _reader(fields: Any, kind: str) -> Callable[[Values, Header | None], Values]:
+    return lambda values, _: read_fields(fields, values, kind)
+
+
+_KINDS: dict[str, Callable[[Values, Header | None], Values]] = {
     "header": _read_header_line,
-    "step": _reader(StepLine, "step"),
+    "step": _read_step_line,
     "event": _read_event_line,
     "block": _read_block_line,
     "saved": _reader(_SavedLine, "saved"),

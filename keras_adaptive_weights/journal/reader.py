@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from keras_adaptive_weights.deciding.decision import Decision, Observation
-from keras_adaptive_weights.journal.lines import (
-    MOST_LINE_BYTES,
-    Header,
-    read_header,
-    read_line,
-    read_step,
-    read_usual_step,
-)
+from keras_adaptive_weights.deciding.plain_records import FLOAT32_MAX
+from keras_adaptive_weights.journal.header import Header
+from keras_adaptive_weights.journal.lines import MOST_LINE_BYTES, Values, read_line, read_step
 from keras_adaptive_weights.journal.regular_files import lines_of, open_regular
+from keras_adaptive_weights.journal.terms import Rows
 
 _TOLD_PROBLEMS = 100
 
 
 class Entry(NamedTuple):
-    """One execution (its observations and the reason of its decision) or, without observations, one manual event."""
+    """One term's part of an execution, its observations and an event among its decisions, or one event from outside.
+
+    The entries of an execution follow each other in the order of the terms. An event from outside, from a person or the
+    recovery of the model, has no observations.
+    """
 
     observations: tuple[Observation, ...]
     event: Decision | None = None
+    term: str = ""
 
 
 @dataclass(slots=True)
@@ -45,13 +48,31 @@ class Journal:
     problems: list[str] = field(default_factory=list)
 
     @property
+    def terms(self) -> list[str]:
+        """Names of the terms whose weights are or were adaptive, those of the last `fit` first."""
+        return list(dict.fromkeys(name for header in reversed(self.headers) for name in header.adaptive))
+
+    def of(self, term: str) -> Journal:
+        """Return what the journal says of one term.
+
+        Raises:
+            ValueError: There is no such term with an adaptive weight.
+        """
+        if term not in self.terms:
+            raise ValueError(f"Journal.of: argument `term` must be one of {self.terms}. Received: term={term!r:.60}.")
+        kept = [[entry for entry in segment if entry.term == term] for segment in self.segments]
+        terms = (entry.term for entry in self.entries for _ in entry.observations)
+        weights = [weight for weight, name in zip(self.weights, terms, strict=False) if name == term]
+        return Journal([header.only(term) for header in self.headers], kept, weights, self.problems)
+
+    @property
     def entries(self) -> Iterator[Entry]:
         """All entries, oldest first."""
         return (entry for segment in self.segments for entry in segment)
 
     @property
     def observations(self) -> list[Observation]:
-        """All observations, oldest first."""
+        """All observations, oldest first, those of several terms of an execution one term after the other."""
         return [observation for entry in self.entries for observation in entry.observations]
 
     @property
@@ -82,21 +103,28 @@ def read_journal(path: str | os.PathLike[str]) -> Journal:
 
 
 class _Reading:
-    """Puts lines together to a journal: steps to executions, of each of which the last step has the decision."""
+    """Puts lines together to a journal: steps to executions, of each of which the last step has the decisions."""
 
     def __init__(self, path: str) -> None:
         self.journal = Journal()
         self._path = path
-        self._pending: list[Observation] = []
+        self._pending: list[Sequence[Observation]] = []
+        self._pending_weights: list[float] = []
+        self._terms: tuple[str, ...] = ()
         self._untold = 0
 
     def take(self, lines: Iterator[bytes]) -> None:
         """Take in all lines."""
+        usual: UsualSteps | None = None
         for number, line in enumerate(lines, 1):
-            if self.journal.headers and (usual := read_usual_step(line)) is not None:
-                self._add_step(*usual)
-            elif not self._take_line(number, line):
+            if usual is not None and (step := usual.read(line)) is not None:
+                self._add_step(*step)
+                continue
+            headers = len(self.journal.headers)
+            if not self._take_line(number, line):
                 break
+            if len(self.journal.headers) > headers:
+                usual = UsualSteps(self.journal.headers[-1], self._rows)
         if not self.journal.headers:
             raise ValueError(f"read_journal: {self._path!r} does not begin with the header of a journal.")
         self._leave_out_pending()
@@ -105,23 +133,24 @@ class _Reading:
 
     def _take_line(self, number: int, line: bytes) -> bool:
         """Take in one line; return whether what follows belongs to the same run."""
+        headers = self.journal.headers
         try:
-            values = read_line(line)
+            values = read_line(line, headers[-1] if headers else None)
             if values["kind"] == "header":
-                return self._add_header(number, read_header(values))
-            if not self.journal.headers:
+                return self._add_header(number, values["header"])
+            if not headers:
                 return False
             if values["kind"] == "step":
-                self._add_step(read_step(values), values["weight"], "reason" in values)
+                self._add_unusual_step(values)
             elif values["kind"] == "event":
-                _add_event(self.journal.segments[-1], Decision.from_dict(values))
+                self._add_event(values)
         except ValueError as error:
             if line.startswith(b'{"kind": "header"') and line.endswith(b"\n"):  # what state the steps after it had?
                 raise ValueError(f"read_journal: {self._path!r}, line {number}: {error}") from None
-            if self.journal.headers:
+            if headers:
                 cut_off = len(line) <= MOST_LINE_BYTES and not line.endswith(b"\n")
                 self._tell(f"line {number} {'was cut off' if cut_off else f'cannot be read ({error})'}; it is left out")
-        return bool(self.journal.headers)
+        return bool(headers)
 
     def _add_header(self, number: int, header: Header) -> bool:
         headers = self.journal.headers
@@ -130,28 +159,52 @@ class _Reading:
             return False
         self._leave_out_pending()
         headers.append(header)
-        self.journal.segments.append([])
+        self._segment: list[Entry] = []
+        self.journal.segments.append(self._segment)
+        self._terms, self._rows = header.adaptive, Rows(header)
         return True
 
-    def _add_step(self, seen: Observation, weight: float, decided: bool) -> None:
-        """Add a step; with the decision after it the execution is complete."""
-        journal = self.journal
-        steps: tuple[Observation, ...] = (seen,)
-        journal.weights.append(weight)
-        if self._pending or not decided:
-            self._pending.append(seen)
-            steps = tuple(self._pending)
-        if decided:
-            journal.segments[-1].append(Entry(steps))
-            self._pending.clear()
+    def _add_unusual_step(self, values: Values) -> None:
+        seen = read_step(values)
+        self._rows.carry(values)
+        self._add_step([seen.of(term) for term in self._terms], "decided" in values)
+
+    def _add_step(self, seen: Sequence[Observation], decided: bool) -> None:
+        """Add a step; with the decisions after it the execution is complete."""
+        weights, segment = self._rows.weights, self._segment
+        if decided and not self._pending:
+            for term, of_term in zip(self._terms, seen, strict=True):
+                segment.append(Entry((of_term,), None, term))
+                self.journal.weights.append(weights[term])
+            return
+        self._pending.append(seen)
+        self._pending_weights += [weights[term] for term in self._terms]
+        if not decided:
+            return
+        for number, term in enumerate(self._terms):
+            segment.append(Entry(tuple([step[number] for step in self._pending]), None, term))
+            self.journal.weights += self._pending_weights[number :: len(self._terms)]
+        self._pending, self._pending_weights = [], []
+
+    def _add_event(self, values: Values) -> None:
+        """Attach an event to the execution it was decided after, or add it as one asked for by hand."""
+        event, term = Decision.from_dict(values), values["term"]
+        if self.journal.headers[-1].format == 1:
+            event = event._replace(term="")
+        segment = self._segment
+        if not event.by_hand:
+            place = next((i for i in range(len(segment) - 1, -1, -1) if segment[i].term == term), None)
+            if place is not None and segment[place].event is None and segment[place].observations:
+                segment[place] = segment[place]._replace(event=event)
+                return
+        segment.append(Entry((), event, term))
 
     def _leave_out_pending(self) -> None:
         """Drop the steps of an execution that came to no decision, and say so."""
         if self._pending:
-            steps = f"the {len(self._pending)} steps up to step {self._pending[-1].step}"
+            steps = f"the {len(self._pending)} steps up to step {self._pending[-1][0].step}"
             self._tell(f"{steps} have no decision after them; they are left out")
-            del self.journal.weights[-len(self._pending) :]
-            self._pending.clear()
+            self._pending, self._pending_weights = [], []
 
     def _tell(self, problem: str) -> None:
         if len(self.journal.problems) < _TOLD_PROBLEMS:
@@ -160,9 +213,49 @@ class _Reading:
             self._untold += 1
 
 
-def _add_event(segment: list[Entry], event: Decision) -> None:
-    """Attach an event to the execution it was decided after, or add it as one asked for by hand."""
-    if not event.by_hand and segment and segment[-1].event is None and segment[-1].observations:
-        segment[-1] = Entry(segment[-1].observations, event)
-    else:
-        segment.append(Entry((), event))
+class UsualSteps:
+    """Reads step lines in the usual layout, as nearly every line is: a fraction of the time a parser of JSON takes.
+
+    Args:
+        header: The header before them.
+        rows: What carries the weights.
+    """
+
+    def __init__(self, header: Header, rows: Rows) -> None:
+        number = b"([0-9.e+-]+)"
+        if header.format == 1:
+            seen, outcome = b'"weight": ' + number + b', "loss": ' + number, rb'"action": [^{}]*'
+        else:  # of a fixed term a batch may have nothing to measure
+            losses = ((json.dumps(name).encode(), name in header.adaptive) for name in header.terms)
+            parts = [re.escape(key) + b": " + number + _NEXT if read else _unread(key) for key, read in losses]
+            seen, outcome = rb'"losses": \{' + b"".join(parts) + rb"\}", rb'"decided": \{[^{}]*\}'
+        self._fullmatch = re.compile(
+            rb'\{"kind": "step", "step": ([0-9]{1,15}), %b, "total_loss": (null|[0-9.e+-]+), "gradient_norm": '
+            rb'(null|[0-9.e+-]+), "applied": true(, %b)?\}\n?' % (seen, outcome)
+        ).fullmatch
+        self._weight_of = header.term if header.format == 1 else None
+        self._rows = rows
+
+    def read(self, line: bytes) -> tuple[list[Observation], bool] | None:
+        """Return the step as seen of each adaptive term, and whether a decision came after it; None: any other line."""
+        if (match := self._fullmatch(line)) is None:
+            return None
+        number, *losses, total, norm, outcome = match.groups()
+        try:
+            if self._weight_of is not None:
+                if not 0.0 < (weight := float(losses.pop(0))) <= FLOAT32_MAX:
+                    return None
+                self._rows.weights[self._weight_of] = weight
+            step, total = int(number), None if total == b"null" else float(total)
+            norm = None if norm == b"null" else float(norm)
+            return [Observation(step, float(loss), total, norm) for loss in losses], outcome is not None
+        except ValueError:  # no number after all
+            return None
+
+
+_NEXT = rb'(?:, (?=")|(?=\}))'
+
+
+def _unread(key: bytes) -> bytes:
+    """Return a pattern for the loss of a fixed term, if there is one."""
+    return b"(?:" + re.escape(key) + rb": -?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?" + _NEXT + b")?"

@@ -10,24 +10,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from keras_adaptive_weights.deciding.decision import Decision, Observation
+from keras_adaptive_weights.deciding.joint import JointObservation
 from keras_adaptive_weights.journal.appended_file import let_go, take_over
 from keras_adaptive_weights.journal.backlog import Backlog, Note
-from keras_adaptive_weights.journal.blocks import BLOCK_STEPS, BlockBuilder
+from keras_adaptive_weights.journal.blocks import BLOCK_STEPS, RunBlocks
 from keras_adaptive_weights.journal.continuation import open_journal
-from keras_adaptive_weights.journal.lines import (
-    FORMAT,
-    Header,
-    Values,
-    encode,
-    event_values,
-    header_values,
-    outcome_values,
-    step_values,
-)
+from keras_adaptive_weights.journal.header import FORMAT, Header
+from keras_adaptive_weights.journal.lines import Values, block_values, encode, event_values, outcome_values, step_values
 
 
 class JournalWriter:
-    """Appends to a journal. An observer: give it to whoever takes decisions, and `close` it at the end.
+    """Appends to a journal. Tell it what was decided with `note`, and `close` it at the end.
+
+    It is an observer: a journal of one term can be given to whoever decides on its weight.
 
     A forked child of the process writes nothing.
 
@@ -54,10 +49,12 @@ class JournalWriter:
         self.run = header.run
         self._path = Path(path)
         self._clock = clock
-        self._block = BlockBuilder()
+        self._term = header.term
+        self._block = RunBlocks(header)
+        self._told: dict[str, dict[str, float]] = {}
         process = {"pid": os.getpid(), "host": socket.gethostname()}
         about = {"format": FORMAT, "wall_time": clock(), "process": process}
-        header_line = encode({"kind": "header", **about, **header_values(header)})
+        header_line = encode({"kind": "header", **about, **header.to_dict()})
         take_over(self._path, self)
         with contextlib.ExitStack() as opened:
             opened.callback(let_go, self._path, self)
@@ -68,12 +65,21 @@ class JournalWriter:
         self._backlog = Backlog(self._write_notes, flush_seconds=flush_seconds, clock=clock)
 
     def observe(self, observations: Sequence[Observation], decision: Decision) -> None:
-        """Note the steps and, where it is an event, the decision. After `close`, nothing.
+        """As `note`, of the only term."""
+        term = decision.term or self._term
+        self.note([JointObservation.of_one(term, seen) for seen in observations], [decision._replace(term=term)])
+
+    def note(self, steps: Sequence[JointObservation], decisions: Sequence[Decision]) -> None:
+        """Note the steps of an execution and the decisions after it. After `close`, nothing.
+
+        Args:
+            steps: The steps; none: something was asked for by hand.
+            decisions: One for each adaptive term, in their order, each with its `term`; by hand, of one term.
 
         Raises:
             OSError: An earlier write failed, or this one.
         """
-        self._backlog.add(observations, decision)
+        self._backlog.add(steps, decisions)
 
     def note_save(self, step: int) -> None:
         """Note that the model is being saved; no checkpoint is ever ahead of its journal."""
@@ -101,19 +107,28 @@ class JournalWriter:
 
     def _values(self, note: Note) -> Iterator[Values]:
         """Yield what is to be written of an execution."""
-        observations, decision, wall_time = note
-        held, final = decision.held_weight, len(observations) - 1
-        weights = (decision.old_weight, None) if held is None else (held, decision.old_weight)
-        for number, seen in enumerate(observations):
-            values = step_values(seen, *weights)
-            if number == final:
-                values.update(outcome_values(decision))
+        weights = _weights(note.decisions)
+        for number, seen in enumerate(note.steps, 1):
+            values = step_values(seen)
+            if not self._block.steps or weights != self._told:
+                values |= weights
+                self._told = weights
+            if number == len(note.steps):
+                values |= outcome_values(note.decisions)
             self._block.add(values)
             yield values
         if self._block.steps >= BLOCK_STEPS:
-            yield self._block.take()
-        if decision.is_event:
-            yield event_values(decision, wall_time)
+            yield block_values(self._block.take())
+        for decision in note.decisions:
+            if decision.is_event:
+                yield event_values(decision, note.wall_time)
 
     def _write(self, lines: Sequence[str]) -> None:
         self._file.write("\n".join(lines) + "\n")
+
+
+def _weights(decisions: Sequence[Decision]) -> dict[str, dict[str, float]]:
+    """Return the weights in force on the steps before these decisions, and in a shadow run those proposed then."""
+    held = {decision.term: decision.held_weight for decision in decisions if decision.held_weight is not None}
+    decided = {decision.term: decision.old_weight for decision in decisions}
+    return {"weights": held, "proposed_weights": decided} if held else {"weights": decided}

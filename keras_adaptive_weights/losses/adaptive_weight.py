@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import threading
 import uuid
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -20,11 +21,13 @@ from keras_adaptive_weights.deciding.decision import Decision, Observation, Reas
 from keras_adaptive_weights.deciding.observers import DecisionObserver
 from keras_adaptive_weights.deciding.state import ControllerState, initial_state
 
-_KEPT_DECISIONS = 1000
+KEPT_DECISIONS = 1000
 _logger = logging.getLogger("keras_adaptive_weights")
 _MOST_RUN_LETTERS = 128
 _Step = Callable[[ControllerState], tuple[ControllerState, Decision]]
 _T = TypeVar("_T")
+_lock = threading.RLock()  # one for all: an observer of one weight may ask something of another
+_order = itertools.count()
 
 
 class SavedWeight(NamedTuple):
@@ -63,6 +66,7 @@ class AdaptiveWeight:
     Attributes:
         variable: Scalar float32 `tf.Variable` with the weight in force; read it in a loss, never assign to it.
         decisions: The last 1,000 decisions other than HOLD, oldest first.
+        term: Name of the loss term that it weighs, for its decisions; empty as long as nobody said.
 
     Every method may be called from any thread and from a signal handler.
 
@@ -96,10 +100,10 @@ class AdaptiveWeight:
         self._config = config
         self._state = initial_state(config, base_weight)
         self._run = uuid.uuid4().hex
-        self._decisions: deque[Decision] = deque(maxlen=_KEPT_DECISIONS)
+        self.term = ""
+        self._decisions: deque[tuple[int, Decision]] = deque(maxlen=KEPT_DECISIONS)
         self._observers: list[DecisionObserver] = []
         self._requests: deque[_Step] = deque()
-        self._lock = threading.RLock()
         self._busy = False
         self._catch_up: Callable[[], None] | None = None
         self._shadow: bool | None = None
@@ -161,7 +165,7 @@ class AdaptiveWeight:
     @property
     def decisions(self) -> list[Decision]:
         """The last decisions other than HOLD, oldest first, at most 1,000."""
-        return list(self._decisions)
+        return in_order([self])
 
     def update(
         self,
@@ -190,7 +194,7 @@ class AdaptiveWeight:
         value = _scalar("loss", loss)
         total = self.weight * value if total_loss is None else _scalar("total_loss", total_loss)
         norm = None if gradient_norm is None else _scalar("gradient_norm", gradient_norm)
-        with self._lock:
+        with _lock:
             seen = Observation(self._state.step + 1, value, total, norm, applied=_flag("applied", applied))
             return self.observe((seen,))
 
@@ -206,7 +210,7 @@ class AdaptiveWeight:
                 "AdaptiveWeight.observe: argument `observations` must be a sequence of Observations. Received: "
                 f"observations={observations!r}. Write `observe([observation])` for a single one."
             )
-        with self._lock:
+        with _lock:
             decision = self._exclusively(
                 lambda: self._take(lambda state: guide_rule.step(self._config, state, observations), observations)
             )
@@ -265,7 +269,7 @@ class AdaptiveWeight:
         """
         if shadow is not None:
             check_bool("AdaptiveWeight.set_shadow", "shadow", shadow)
-        with self._lock:
+        with _lock:
             self._exclusively(lambda: self._set_shadow(shadow))
 
     def _set_shadow(self, shadow: bool | None) -> None:
@@ -285,14 +289,23 @@ class AdaptiveWeight:
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
         """Keep weight and state as they are, whatever checkpoint is loaded within; requests are served after it."""
-        with self._lock:
-            before, busy = SavedWeight(self._run, self._state), self._busy
+        with self.uninterrupted():
+            before = SavedWeight(self._run, self._state)
+            try:
+                yield
+            finally:
+                self._go_on_from(before)
+
+    @contextlib.contextmanager
+    def uninterrupted(self) -> Iterator[None]:
+        """Let what is asked for by hand wait until the end, as between decisions on several weights of one step."""
+        with _lock:
+            busy = self._busy
             try:
                 self._busy = True
                 yield
             finally:
                 self._busy = busy
-                self._go_on_from(before)
                 self._serve()
 
     def before_saving(self, catch_up: Callable[[], None] | None) -> None:
@@ -313,12 +326,12 @@ class AdaptiveWeight:
                 "AdaptiveWeight.subscribe: argument `observer` must have a method `observe(observations, decision)`. "
                 f"Received: observer={observer!r}."
             )
-        with self._lock:
+        with _lock:
             self._observers.append(observer)
 
     def unsubscribe(self, observer: DecisionObserver) -> None:
         """Undo `subscribe`; harmless where there is nothing to undo."""
-        with self._lock, contextlib.suppress(ValueError):
+        with _lock, contextlib.suppress(ValueError):
             self._observers.remove(observer)
 
     def to_dict(self) -> dict[str, Any]:
@@ -336,7 +349,7 @@ class AdaptiveWeight:
             ValueError: They cannot be read, are of a newer version, or hold what no state may. Then nothing is changed.
         """
         saved = values if isinstance(values, SavedWeight) else SavedWeight.from_dict(values)
-        with self._lock:
+        with _lock:
             self._go_on_from(saved._replace(state=saved.state.within(self._config)))
 
     def get_config(self) -> dict[str, Any]:
@@ -355,7 +368,7 @@ class AdaptiveWeight:
     def _request(self, request: _Step) -> None:
         """Carry the request out now or, asked from within a step (by an observer or a signal), right after it."""
         self._requests.append(request)
-        with self._lock:
+        with _lock:
             self._serve()
 
     def _serve(self) -> None:
@@ -401,8 +414,10 @@ class AdaptiveWeight:
             self._state = state
         else:
             self._put_in_force(self._run, state)
+        if self.term:
+            decision = decision._replace(term=self.term)
         if decision.is_event:
-            self._decisions.append(decision)
+            self._decisions.append((next(_order), decision))
         for observer in tuple(self._observers):
             try:
                 observer.observe(observations, decision)
@@ -415,6 +430,12 @@ class AdaptiveWeight:
                     stacklevel=2,
                 )
         return decision
+
+
+def in_order(weights: Iterable[AdaptiveWeight]) -> list[Decision]:
+    """Return the decisions of several weights in the order in which they were taken, the last 1,000 at most."""
+    together = sorted(numbered for weight in weights for numbered in weight._decisions)  # noqa: SLF001 - of this file
+    return [decision for _, decision in together[-KEPT_DECISIONS:]]
 
 
 def _revive(config: dict[str, Any], values: dict[str, Any]) -> AdaptiveWeight:

@@ -50,12 +50,14 @@ class Request:
         action: "disable", "enable" or "rollback": the method of `AdaptiveWeight` to call.
         note: Who asked, and the reason given; goes into the decision's note, at most 1,000 characters of it.
         expires: Seconds since the epoch after which it must not be carried out any more.
+        term: Name of the loss term whose weight is meant. `None`: all.
     """
 
     id: str
     action: str
     note: str
     expires: float
+    term: str | None = None
 
 
 class ControlFile:
@@ -164,12 +166,13 @@ class Switch:
         self._clock = clock
         self._sleep = sleep
 
-    def ask(self, action: str, note: str, *, timeout: float = 30.0) -> bool:
+    def ask(self, action: str, note: str, *, term: str | None = None, timeout: float = 30.0) -> bool:
         """Ask for an action and wait until the process takes it; withdraw the request where it does not.
 
         Args:
             action: "disable", "enable" or "rollback".
             note: Who asks, and why.
+            term: Name of the loss term whose weight is meant. `None`: all.
             timeout: Seconds to wait.
 
         Returns:
@@ -182,7 +185,7 @@ class Switch:
         if action not in ACTIONS:
             raise ValueError(f"Switch.ask: argument `action` must be one of {ACTIONS}. Received: action={action!r}.")
         end = self._clock() + timeout
-        request = Request(uuid.uuid4().hex, action, bounded(note), end)
+        request = Request(uuid.uuid4().hex, action, bounded(note), end, term)
         while True:
             self._put(request)
             if request.id in self._taken():
@@ -215,8 +218,13 @@ class Switch:
             return []
 
     def _write(self, requests: Sequence[Request]) -> None:
-        values = {"format": FORMAT, "run": self._run, "requests": [asdict(request) for request in requests]}
+        values = {"format": FORMAT, "run": self._run, "requests": [_values(request) for request in requests]}
         _replace(self._path, values)
+
+
+def _values(request: Request) -> dict[str, Any]:
+    """Return what is written of a request; an older version knows no `term`."""
+    return {name: value for name, value in asdict(request).items() if name != "term" or value is not None}
 
 
 class _Found(NamedTuple):
@@ -255,7 +263,10 @@ def _read_request(values: Any) -> Request:
         request = Request(**values)
     except TypeError as error:
         raise ValueError(f"it is malformed ({error}).") from error
-    texts, expires = (request.id, request.action, request.note), request.expires
+    texts, expires = (
+        (request.id, request.action, request.note, "" if request.term is None else request.term),
+        request.expires,
+    )
     if not all(isinstance(text, str) for text in texts) or len(request.id) > _LONGEST_ID:
         raise ValueError(f"it is malformed: {values!r}.")
     if isinstance(expires, bool) or not isinstance(expires, (int, float)) or not 0.0 <= expires <= _LATEST:

@@ -7,6 +7,7 @@ killed.
 from __future__ import annotations
 
 import logging
+import math
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -28,36 +29,46 @@ class LostDisable(NamedTuple):
     note: str
 
 
-def lost_disable(path: Path, step: int) -> LostDisable | None:
-    """Return the operator's last word, where that was to disable and came after the restore point; and log it.
+def lost_disables(path: Path, step: int) -> dict[str, LostDisable]:
+    """Return the operator's last word on each term, where that was to disable and came after the restore point.
+
+    Each is logged, too.
 
     Args:
         path: The journal, whose lost lines were moved aside already.
         step: Step that the run goes on from.
     """
     abandoned = sorted((path.parent / ABANDONED).glob(f"*{path.suffix}"))
-    lost = max((word for file in abandoned for word in _words(file)), key=lambda word: word.time, default=None)
-    if lost is None or lost.action is not Action.DISABLE or lost.step < step:
-        return None
-    if any(word.time >= lost.time for word in _words(path)):
-        return None
-    _logger.warning(
-        "The weight was disabled by hand at step %d (%s), after step %d, from which the run goes on: it will be "
-        "disabled again at that step. Call `emergency_disable` to have it disabled now.",
-        lost.step,
-        printable(lost.note) or "no note",
-        step,
-    )
-    return LostDisable(lost.step, f"{lost.note.removesuffix(AGAIN)}{AGAIN}")
+    lost = {word.term: word for word in sorted((word for file in abandoned for word in _words(file)), key=_time)}
+    said = {word.term: word.time for word in sorted(_words(path), key=_time)}
+    disables = {}
+    for term, word in lost.items():
+        if word.action is not Action.DISABLE or word.step < step or said.get(term, -math.inf) >= word.time:
+            continue
+        _logger.warning(
+            "The weight of %r was disabled by hand at step %d (%s), after step %d, from which the run goes on: it will "
+            "be disabled again at that step. Call `emergency_disable` to have it disabled now.",
+            term,
+            word.step,
+            printable(word.note) or "no note",
+            step,
+        )
+        disables[term] = LostDisable(word.step, f"{word.note.removesuffix(AGAIN)}{AGAIN}")
+    return disables
 
 
 class _Word(NamedTuple):
-    """A disable or enable by hand: when it was, and the decision."""
+    """A disable or enable by hand: of which term, when it was, and the decision."""
 
+    term: str
     time: float
     step: int
     action: Action
     note: str
+
+
+def _time(word: _Word) -> float:
+    return word.time
 
 
 def _words(path: Path) -> tuple[_Word, ...]:
@@ -74,19 +85,20 @@ def _words(path: Path) -> tuple[_Word, ...]:
 def _words_of(path: Path, size: int, changed: int) -> tuple[_Word, ...]:
     """The same, of a file as it was at a time: the next `fit` need not read it again."""
     del size, changed
-    words, unreadable = [], 0
+    words, unreadable, header = [], 0, None
     with open_regular(path) as file:
         for line in lines_of(file, MOST_LINE_BYTES):
             if line.startswith(b'{"kind": "step"'):
                 continue
             try:
-                values = read_line(line)
+                values = read_line(line, header)
             except ValueError:
                 unreadable += line.endswith(b"\n")
                 continue
+            header = values.get("header", header)
             decision = event_of(values)
             if decision is not None and decision.by_hand and decision.action in (Action.DISABLE, Action.ENABLE):
-                words.append(_Word(values["wall_time"], decision.step, decision.action, decision.note))
+                words.append(_Word(decision.term, values["wall_time"], decision.step, decision.action, decision.note))
     if unreadable:
         _logger.warning("%d lines of %s cannot be read and are left out.", unreadable, printable(path))
     return tuple(words)

@@ -8,19 +8,22 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from keras_adaptive_weights.deciding.decision import Decision, Observation
-from keras_adaptive_weights.deciding.observers import DecisionObserver
-from keras_adaptive_weights.journal.lines import Header
+from keras_adaptive_weights.deciding.decision import Decision
+from keras_adaptive_weights.deciding.joint import JointObservation
+from keras_adaptive_weights.journal.header import Header
 from keras_adaptive_weights.journal.writer import JournalWriter
-from keras_adaptive_weights.recording.lost_disable import LostDisable, lost_disable
+from keras_adaptive_weights.recording.lost_disable import LostDisable, lost_disables
 from keras_adaptive_weights.recording.run_folder import JOURNAL
 from keras_adaptive_weights.recording.summaries import TensorBoardObserver
 
 
-class Writer(DecisionObserver, Protocol):
-    """An observer with a file."""
+class Writer(Protocol):
+    """Whoever keeps a file of what was decided."""
+
+    def note(self, steps: Sequence[JointObservation], decisions: Sequence[Decision]) -> None:
+        """Write the steps of an execution and the decisions after it; no steps: asked for by hand."""
 
     def note_save(self, step: int) -> None:
         """Write what is pending: the model is being saved."""
@@ -40,14 +43,15 @@ def open_record(folder: str | os.PathLike[str], header: Header, *, update_freq: 
     Raises:
         ValueError: The folder holds the record of another run, or another process writes to it.
     """
-    journal, step = Path(folder) / JOURNAL, int(header.state["step"])
-
-    def open_event_file() -> Writer:
-        about: dict[str, Any] = {"term": header.term, "config": header.config, "base_weight": header.base_weight}
-        return TensorBoardObserver(folder, **about, run=header.run, update_freq=update_freq, step=step)
-
-    record = RunRecord(folder, [lambda: JournalWriter(journal, header), open_event_file])
-    record.lost = lost_disable(journal, step)
+    journal = Path(folder) / JOURNAL
+    record = RunRecord(
+        folder,
+        [
+            lambda: JournalWriter(journal, header),
+            lambda: TensorBoardObserver(folder, header, update_freq=update_freq),
+        ],
+    )
+    record.lost = lost_disables(journal, header.step)
     return record
 
 
@@ -61,7 +65,7 @@ class RunRecord:
         openers: Functions that open the writers.
 
     Attributes:
-        lost: The operator's disable that the run, killed and resumed, has yet to repeat. `None`: there is none.
+        lost: The operator's disables that the run, killed and resumed, has yet to repeat, by term.
 
     Raises:
         ValueError: The folder holds the record of another run.
@@ -71,7 +75,7 @@ class RunRecord:
         self._folder = Path(folder)
         self._writers: list[Writer] = []
         self._warned = False
-        self.lost: LostDisable | None = None
+        self.lost: dict[str, LostDisable] = {}
         atexit.register(self.close)
         for opener in openers:
             try:
@@ -82,29 +86,29 @@ class RunRecord:
             except Exception as error:  # noqa: BLE001 - TensorFlow's file system has errors of its own
                 self._warn("from the start", error)
 
-    def observe(self, observations: Sequence[Observation], decision: Decision) -> None:
-        """Pass on the steps and the decision."""
+    def note(self, steps: Sequence[JointObservation], decisions: Sequence[Decision]) -> None:
+        """Pass on the steps and the decisions."""
         for writer in tuple(self._writers):
             try:
-                writer.observe(observations, decision)
+                writer.note(steps, decisions)
             except Exception as error:  # noqa: BLE001 - as above
                 self._writers.remove(writer)
-                self._warn(f"from step {decision.step} on", error)
+                self._warn(f"from step {decisions[0].step} on", error)
                 with contextlib.suppress(Exception):
                     writer.close()
 
     def note_save(self, step: int) -> None:
         """Write what is pending: the model is being saved, and no checkpoint may be ahead of the record."""
         for writer in self._writers:
-            with contextlib.suppress(Exception):  # the next `observe` fails too, and says so
+            with contextlib.suppress(Exception):  # the next `note` fails too, and says so
                 writer.note_save(step)
 
-    def disable_due(self, step: int) -> str | None:
-        """Return the note of the operator's lost disable when its step has come, once; otherwise None."""
-        if self.lost is None or step < self.lost.step:
-            return None
-        note, self.lost = self.lost.note, None
-        return note
+    def disables_due(self, step: int) -> dict[str, str]:
+        """Return the notes of the operator's lost disables whose step has come, by term; each once."""
+        due = {term: lost.note for term, lost in self.lost.items() if step >= lost.step}
+        for term in due:
+            del self.lost[term]
+        return due
 
     def close(self, *, interrupted: bool = False) -> None:
         """Close the writers; `interrupted` where an exception ended the training. Harmless if called twice."""

@@ -10,7 +10,7 @@ from keras_adaptive_weights.deciding import envelope, guide_rule, safeguards
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Action, Decision, Observation
 from keras_adaptive_weights.deciding.state import ControllerState, initial_state
-from keras_adaptive_weights.journal.lines import Header
+from keras_adaptive_weights.journal.header import Header, TermStart
 from keras_adaptive_weights.journal.reader import Entry, Journal, read_journal
 
 _DEFAULT_BASE_WEIGHT = 2.5
@@ -29,9 +29,10 @@ def replay(
         base_weight: Weight to start from. `None`: 2.5 for observations; for a journal, as it was recorded.
 
     Returns:
-        For observations, one `Decision` each. For a journal, one for each execution (K steps are decided on once) and
-        one for each event that came from outside the controller (a disable, enable, rollback or reset by hand, a
-        recovery of the model), which happens at the same place again. Without `config` and `base_weight` these are
+        For observations, one `Decision` each. For a journal, one for each adaptive term and execution (K steps are
+        decided on once) and one for each event that came from outside the controller (a disable, enable, rollback or
+        reset by hand, a recovery of the model), which happens at the same place again, each with its `term` (which
+        journals of format 1 did not name with each event). Without `config` and `base_weight` these are
         exactly the decisions of the recorded run, also where it was resumed: each `fit` goes on from the state that its
         header holds. With either, only the first does, and the others go on from the decisions before them. Those of a
         shadow run are proposals, as they were then: see `Decision.held_weight`.
@@ -65,28 +66,28 @@ def _decide_again(
     journal: Journal, config: AdaptiveWeightConfig | None, base_weight: float | None
 ) -> Iterator[Decision]:
     """Yield a decision for each entry of a journal that is in force."""
-    state: ControllerState | None = None
+    states: dict[str, ControllerState] = {}
     for header, entries in entries_in_force(journal):
-        settings = config or header.config
-        if config is None and base_weight is None:
-            state = ControllerState.from_dict(header.state)
-        elif state is None:
-            state = _start(header, settings, base_weight)
-        else:
-            state = safeguards.set_shadow(settings, state, shadow=header.shadow)
+        settings = {term: config or start.config for term, start in header.terms.items() if start.config is not None}
+        for term, of_term in settings.items():
+            if (config is None and base_weight is None) or term not in states:
+                states[term] = _start(header.terms[term], of_term, base_weight)
+            else:
+                states[term] = safeguards.set_shadow(of_term, states[term], shadow=header.shadow)
         for entry in entries:
+            term = entry.term or header.term
             if entry.observations:
-                state, decision = guide_rule.step(settings, state, entry.observations)
+                states[term], decision = guide_rule.step(settings[term], states[term], entry.observations)
             elif entry.event is not None and entry.event.by_hand:
-                state, decision = _from_outside(settings, state, entry.event)
+                states[term], decision = _from_outside(settings[term], states[term], entry.event)
             else:
                 continue
-            yield decision
+            yield decision if header.format == 1 else Decision._make((*decision[:-1], term))  # a quick `_replace`
 
 
-def _start(header: Header, config: AdaptiveWeightConfig, base_weight: float | None) -> ControllerState:
-    """Return the header's state within other bounds, or at another base weight."""
-    state = ControllerState.from_dict(header.state).within(config)
+def _start(start: TermStart, config: AdaptiveWeightConfig, base_weight: float | None) -> ControllerState:
+    """Return the state that a header holds, within other bounds perhaps, or at another base weight."""
+    state = ControllerState.from_dict(start.state or {}).within(config)
     if base_weight is None:
         return state
     config.check_base_weight("replay", "base_weight", base_weight)
@@ -97,7 +98,7 @@ def _start(header: Header, config: AdaptiveWeightConfig, base_weight: float | No
 def entries_in_force(journal: Journal) -> Iterator[tuple[Header, list[Entry]]]:
     """Yield each header and the entries after it that no resume from an earlier step superseded."""
     for number, (header, segment) in enumerate(zip(journal.headers, journal.segments, strict=True), 1):
-        end = min((later.state["step"] for later in journal.headers[number:]), default=math.inf)
+        end = min((later.step for later in journal.headers[number:]), default=math.inf)
         yield header, segment if end == math.inf else [entry for entry in segment if _last_step(entry) <= end]
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
@@ -22,14 +23,23 @@ from tensorboard.plugins.custom_scalar import metadata as layout_metadata
 from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.plugins.text import metadata as text_metadata
 
-from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
-from keras_adaptive_weights.deciding.decision import Action, Decision, Observation, Reason
+from keras_adaptive_weights.deciding.decision import Action, Decision, Reason
+from keras_adaptive_weights.deciding.joint import JointObservation
 from keras_adaptive_weights.deciding.printable import LONGEST_NOTE, printable
 from keras_adaptive_weights.deciding.term_names import weight_name
 from keras_adaptive_weights.journal.appended_file import let_go, take_over
 from keras_adaptive_weights.journal.backlog import Backlog, Note
+from keras_adaptive_weights.journal.header import Header
 from keras_adaptive_weights.recording.event_files import EventFile
 
+_PREFIX = "adaptive_weights"
+_WEIGHT_SCALARS = {
+    "weight": "Weight in force from the next step on.",
+    "proposed": "What a shadow run proposes; it is not in force.",
+    "minimum": "Lower bound of the weight.",
+    "maximum": "Upper bound of the weight.",
+    "base": "Base weight, which an emergency disable returns to.",
+}
 _OUTCOME_SCALARS = {
     "action": "What was decided: " + ", ".join(f"{action.code} {action.value}" for action in Action) + ".",
     "reason": "Why: " + ", ".join(f"{reason.code} {reason.value}" for reason in Reason) + ".",
@@ -48,20 +58,17 @@ _EVIDENCE_SCALARS = {
     "dampened_steps": "Steps so far whose total loss was a spike and was scaled down, its gradients with it.",
     "empty_steps": "Steps so far on which there was nothing to measure.",
 }
+_ABOUT = {**_WEIGHT_SCALARS, **_OUTCOME_SCALARS, **_EVIDENCE_SCALARS}
 
 
 class TensorBoardObserver:
-    """Writes what was decided to an event file.
+    """Writes what was decided to an event file: `adaptive_weights/<term>/...`, and the layout of the custom scalars.
 
     Args:
-        log_dir: Folder of the event file.
-        term: Name of the loss term.
-        config: Settings of the controller, for the bounds.
-        base_weight: The weight's base.
+        log_dir: Folder of the event file. What its files hold of later steps than the header's is moved to
+            `abandoned/`.
+        header: The terms, and the step that the run goes on from.
         update_freq: Steps between two records of the scalars. Events are always written.
-        step: Step that the run goes on from: what the folder's event files hold of later steps is moved to
-            `abandoned/`. `None`: the folder is new.
-        run: Id of the run.
 
     No tag is written twice at one step: TensorBoard keeps only one of such records. A weight that a person changed
     after the scalars of a step were written is written with the next step.
@@ -70,47 +77,30 @@ class TensorBoardObserver:
         OSError: The folder or file cannot be written.
     """
 
-    def __init__(
-        self,
-        log_dir: str | os.PathLike[str],
-        *,
-        term: str,
-        config: AdaptiveWeightConfig,
-        base_weight: float,
-        update_freq: int = 10,
-        step: int | None = None,
-        run: str = "",
-    ) -> None:
-        self.run = run
-        self._weight_tag = weight_name(term)
-        self._config = config
-        self._base_weight = base_weight
+    def __init__(self, log_dir: str | os.PathLike[str], header: Header, *, update_freq: int = 10) -> None:
+        self.run = header.run
+        self._header = header
         self._update_freq = update_freq
         self._written: int | None = None
         self._described: dict[str, Summary.Value] = {}
-        self._about = {
-            self._weight_tag: "Weight in force from the next step on.",
-            f"{self._weight_tag}/proposed": "What a shadow run proposes; it is not in force.",
-            f"{self._weight_tag}/minimum": "Lower bound of the weight.",
-            f"{self._weight_tag}/maximum": "Upper bound of the weight.",
-            f"{self._weight_tag}/base": "Base weight, which an emergency disable returns to.",
-            **_OUTCOME_SCALARS,
-            **_EVIDENCE_SCALARS,
-        }
         self._key = Path(log_dir) / "events"
         take_over(self._key, self)
-        self._events = EventFile(Path(log_dir), step)
-        if layout_metadata.CONFIG_SUMMARY_TAG not in self._events.tags:
-            self._events.add(step or 0, time.time(), [_layout(self._weight_tag)])
+        self._events = EventFile(Path(log_dir), header.step)
+        if not all(f"{_PREFIX}/{name}/weight" in self._events.tags for name in header.adaptive):
+            self._events.add(header.step, time.time(), [_layout(header.adaptive)])
         self._backlog = Backlog(self._write_notes)
 
-    def observe(self, observations: Sequence[Observation], decision: Decision) -> None:
+    def note(self, steps: Sequence[JointObservation], decisions: Sequence[Decision]) -> None:
         """Write the scalars when they are due, and an event always. After `close`, nothing.
+
+        Args:
+            steps: The steps; none: something was asked for by hand.
+            decisions: Those of all terms, or what was asked for, each with its `term`.
 
         Raises:
             OSError: An earlier write failed, or this one. TensorFlow's file system has errors of its own.
         """
-        self._backlog.add(observations, decision)
+        self._backlog.add(steps, decisions)
 
     def note_save(self, step: int) -> None:
         """Write what is pending: no checkpoint is ever ahead of the event file."""
@@ -137,68 +127,73 @@ class TensorBoardObserver:
 
     def _write_note(self, note: Note) -> bool:
         """Write what is due of it; return whether anything was."""
-        decision = note.decision
-        due = self._written is None or decision.step - self._written >= self._update_freq
-        if not due and not decision.is_event:
+        step = note.decisions[0].step
+        due = self._written is None or step - self._written >= self._update_freq
+        events = [decision for decision in note.decisions if decision.is_event]
+        if not due and not events:
             return False
-        values = [self._scalar(tag, value) for tag, value in self._scalars(decision)]
-        if decision.is_event:
-            values.append(_text(f"decisions/{decision.action.value}", _markdown(decision)))
-        complete = self._events.add(decision.step, note.wall_time, values)
-        if note.observations or not complete:
-            self._written = decision.step if complete else None
+        scalars = ((decision.term, *named) for decision in note.decisions for named in self._scalars(decision))
+        values = [self._scalar(*scalar) for scalar in scalars]
+        values += [
+            _text(f"{_PREFIX}/{event.term}/decisions/{event.action.value}", _markdown(event)) for event in events
+        ]
+        complete = self._events.add(step, note.wall_time, values)
+        if note.steps or not complete:
+            self._written = step if complete else None
         return True
 
     def _scalars(self, decision: Decision) -> Iterator[tuple[str, float]]:
-        weight = self._weight_tag
-        yield weight, decision.weight_in_force
+        start = self._header.terms[decision.term]
+        yield "weight", decision.weight_in_force
         if decision.held_weight is not None:
-            yield f"{weight}/proposed", decision.new_weight
-        yield f"{weight}/minimum", self._config.min_weight
-        yield f"{weight}/maximum", self._config.max_weight
-        yield f"{weight}/base", self._base_weight
+            yield "proposed", decision.new_weight
+        if start.config is not None:
+            yield "minimum", start.config.min_weight
+            yield "maximum", start.config.max_weight
+        yield "base", start.weight
         yield "action", decision.action.code
         yield "reason", decision.reason.code
         evidence = decision.evidence
-        for tag in _EVIDENCE_SCALARS:
-            if math.isfinite(evidence.get(tag, math.nan)):
-                yield tag, evidence[tag]
+        for name in _EVIDENCE_SCALARS:
+            if math.isfinite(evidence.get(name, math.nan)):
+                yield name, evidence[name]
         if "loss_variance" in evidence:
             yield "stability_score", 1.0 / (1.0 + evidence["loss_variance"])
             yield "cooling_left", max(0.0, evidence["cooling"] - evidence["steps_since_change"])
 
-    def _scalar(self, tag: str, value: float) -> Summary.Value:
+    def _scalar(self, term: str, name: str, value: float) -> Summary.Value:
         """Return the record of a scalar, which holds until the next one with this tag: making it takes much longer."""
+        tag = f"{_PREFIX}/{term}/{name}"
         if (record := self._described.get(tag)) is not None:
             record.tensor.float_val[0] = value
             return record
         tensor = TensorProto(dtype=DT_FLOAT, float_val=[value])
         self._described[tag] = Summary.Value(tag=tag, tensor=tensor)
-        metadata = scalar_metadata.create_summary_metadata(display_name="", description=self._about[tag])
+        metadata = scalar_metadata.create_summary_metadata(display_name="", description=_ABOUT[name])
         return Summary.Value(tag=tag, tensor=tensor, metadata=metadata)
 
 
-def _layout(weight_tag: str) -> Summary.Value:
-    """Return a custom-scalars layout: the weight inside its bounds, then the evidence."""
-    margin = layout_pb2.MarginChartContent(
-        series=[
-            layout_pb2.MarginChartContent.Series(
-                value=weight_tag, lower=f"{weight_tag}/minimum", upper=f"{weight_tag}/maximum"
-            )
-        ]
-    )
-    charts = [
-        layout_pb2.Chart(title=f"{weight_tag} within its bounds", margin=margin),
-        _lines("loss and its running average", "loss$", "running_average$"),
-        _lines("loss ratio", "loss_ratio$"),
-        _lines("gradient norm and its average", "(^|/)gradient_norm$", "average_gradient_norm$"),
-        _lines("loss variance", "loss_variance$"),
-    ]
-    layout = layout_pb2.Layout(category=[layout_pb2.Category(title="adaptive weight", chart=charts)])
+def _layout(terms: Iterable[str]) -> Summary.Value:
+    """Return a custom-scalars layout: of each term the weight inside its bounds, then the evidence."""
+    layout = layout_pb2.Layout(category=[layout_pb2.Category(title=term, chart=_charts(term)) for term in terms])
     tensor = TensorProto(dtype=DT_STRING, string_val=[layout.SerializeToString()])
     return Summary.Value(
         tag=layout_metadata.CONFIG_SUMMARY_TAG, tensor=tensor, metadata=layout_metadata.create_summary_metadata()
     )
+
+
+def _charts(term: str) -> list[layout_pb2.Chart]:
+    tag, names = f"{_PREFIX}/{term}/", re.escape(f"{_PREFIX}/{term}/")
+    bounds = layout_pb2.MarginChartContent.Series(value=f"{tag}weight", lower=f"{tag}minimum", upper=f"{tag}maximum")
+    return [
+        layout_pb2.Chart(
+            title=f"{weight_name(term)} within its bounds", margin=layout_pb2.MarginChartContent(series=[bounds])
+        ),
+        _lines("loss and its running average", f"{names}loss$", f"{names}running_average$"),
+        _lines("loss ratio", f"{names}loss_ratio$"),
+        _lines("gradient norm and its average", f"{names}gradient_norm$", f"{names}average_gradient_norm$"),
+        _lines("loss variance", f"{names}loss_variance$"),
+    ]
 
 
 def _lines(title: str, *tags: str) -> layout_pb2.Chart:

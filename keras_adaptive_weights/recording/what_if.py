@@ -85,9 +85,17 @@ def what_if(journal: Journal, config: AdaptiveWeightConfig | None = None) -> Wha
     """Decide anew on what a journal recorded, with what was asked for by hand at the same steps.
 
     Args:
-        journal: A journal that was read.
+        journal: A journal that was read, of one term: see `Journal.of`.
         config: The settings to try; None: those of the record, also where they were changed on the way.
+
+    Raises:
+        ValueError: It is of several terms.
     """
+    if len(journal.terms) > 1:
+        raise ValueError(
+            f"what_if: argument `journal` must be of one term. Received: one of {journal.terms}. Write "
+            f"`what_if(journal.of({journal.terms[0]!r}))`."
+        )
     settings = config or journal.headers[0].config
     initial = ControllerState.from_dict(journal.headers[0].state)
     recorded = [entry.event for _, entries in entries_in_force(journal) for entry in entries if entry.event]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +15,31 @@ import keras
 
 from keras_adaptive_weights.deciding.config import check_bool, check_number
 from keras_adaptive_weights.deciding.decision import Decision, Observation, checked_note
+from keras_adaptive_weights.deciding.joint import JointObservation
 from keras_adaptive_weights.deciding.observers import DecisionLogger, DecisionObserver, DecisionPrinter
+from keras_adaptive_weights.deciding.printable import printable
 from keras_adaptive_weights.deciding.state import adaptive_weight_metrics, stability_metrics
-from keras_adaptive_weights.journal.lines import Header
-from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
+from keras_adaptive_weights.journal.continuation import owner_of
+from keras_adaptive_weights.journal.header import Header, TermStart
+from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight, in_order
 from keras_adaptive_weights.operating.control import CONTROL, ControlFile
 from keras_adaptive_weights.recording.record import RunRecord, open_record
-from keras_adaptive_weights.recording.run_folder import FOLDER
+from keras_adaptive_weights.recording.run_folder import FOLDER, JOURNAL
 from keras_adaptive_weights.runtime.distribution import is_chief, several_workers
 from keras_adaptive_weights.training.checkpoints import callbacks_of_this_fit
-from keras_adaptive_weights.training.fit_needs import find_weight, refuse_mute_step, refuse_twins
+from keras_adaptive_weights.training.fit_needs import find_weights, refuse_mute_step, refuse_twins
 from keras_adaptive_weights.training.recovery import Guard, ModelRecovery
 from keras_adaptive_weights.training.telemetry import StepRow
 from keras_adaptive_weights.training.worker_requests import WorkerRequests
 
+_logger = logging.getLogger("keras_adaptive_weights")
+
 
 class AdaptiveWeightCallback(keras.callbacks.Callback):
-    """Lets the adaptive weight of one loss term follow the training, and records every decision.
+    """Lets the adaptive weights of the compiled loss follow the training, and records every decision.
 
     Args:
-        term: Name of the term in the compiled `CompositeLoss`.
+        term: Name of the only term whose weight is to move; the others stay where they are. `None`: all adaptive ones.
         log_dir: Folder of the run. `<log_dir>/adaptive_weights` gets a TensorBoard event file and `journal.jsonl`.
             `None`: nothing is written. A folder of another run is refused. One that cannot be written, and a disk that
             is full, are warned about; training goes on.
@@ -45,15 +51,16 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
             looked at once a second at most.
         max_consecutive_skips: Skipped steps in a row after which training stops with `TrainingStopped`. Steps that only
             loss scaling skipped are routine and count from the 41st in a row on. `None`: never.
-        recovery: When and how the model goes back to its last good snapshot; one callback of a `fit` at most should do
-            it. `None`: never.
-        shadow: Decide and record, and never write the weight: it stays as it was before this `fit`, whatever is
+        recovery: When and how the model goes back to its last good snapshot. `None`: never.
+        shadow: Decide and record, and never write a weight: each stays as it was before this `fit`, whatever is
             decided, also by hand. The decisions are those that the controller would take if they had effect, on the
             losses there are. Checkpoints hold both weights; what a shadow run proposed is never put into force: a later
             `fit` without `shadow` goes on from the weight in force, after a full cooling period.
 
     Every method may be called from any thread and signal handler while `fit` runs, and before it. The order of the
     callbacks does not matter.
+
+    What is asked for by hand is asked of all these weights, or of that of one `term`.
 
     With several workers each has its callback, and all take the same decisions. The chief alone writes the record. What
     is asked for on any one worker travels with its next execution, and is carried out after it on all of them; asked
@@ -62,20 +69,20 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
     Raises:
         TypeError: An argument of the wrong type.
         ValueError: An argument outside its bounds; at the start of `fit`: a model without the mixin, a loss without the
-            term, a term with a fixed weight, a log dir of another run or callback, two callbacks for one term.
+            term or without any adaptive weight, a log dir of another run, two callbacks.
         TrainingStopped: From `fit`, see `max_consecutive_skips`.
 
     Example:
 
     ```python
-    callback = AdaptiveWeightCallback(term="stop_loss", log_dir="runs/1")
+    callback = AdaptiveWeightCallback(log_dir="runs/1")
     model.fit(data, callbacks=[callback])
     ```
     """
 
     def __init__(
         self,
-        term: str,
+        term: str | None = None,
         *,
         log_dir: str | os.PathLike[str] | None = None,
         update_freq: int = 10,
@@ -88,8 +95,10 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         owner = type(self).__name__
-        if not isinstance(term, str):
-            raise TypeError(f"{owner}: argument `term` must be the name of a loss term. Received: term={term!r}.")
+        if term is not None and not isinstance(term, str):
+            raise TypeError(
+                f"{owner}: argument `term` must be the name of a loss term or None. Received: term={term!r}."
+            )
         if log_dir is not None and not isinstance(log_dir, (str, os.PathLike)):
             raise TypeError(f"{owner}: argument `log_dir` must be a path or None. Received: log_dir={log_dir!r}.")
         check_number(owner, "update_freq", update_freq, low=1, integer=True)
@@ -118,88 +127,109 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         self.remote_control = remote_control
         self._observers = (*observers, *([DecisionPrinter()] if verbose else []))
         self._control: ControlFile | None = None
-        self._weight: AdaptiveWeight | None = None
+        self._weights: dict[str, AdaptiveWeight] = {}
         self._guard: Guard | None = None
         self._read = 0
         self._unguarded: list[Observation] = []
-        self._attached: list[DecisionObserver] = []
+        self._attached: list[tuple[AdaptiveWeight, DecisionObserver]] = []
         self._record: RunRecord | None = None
-        self._asked: deque[tuple[str, str]] = deque()
-        self._workers: WorkerRequests | None = None
+        self._asked: deque[tuple[str, str, str | None]] = deque()
+        self._passed_on: dict[str, WorkerRequests] = {}
+        self._workers: dict[str, WorkerRequests] | None = None
         self._begun = False
-        self._counted: tuple[int, int] | None = None
+        self._counted: dict[str, tuple[int, int]] | None = None
         self._verbose = bool(verbose)
 
     @property
     def decisions(self) -> list[Decision]:
-        """The decisions other than HOLD, oldest first, at most the last 1,000."""
-        return [] if self._weight is None else self._weight.decisions
+        """The decisions other than HOLD of all its weights, oldest first, at most the last 1,000."""
+        return in_order(self._weights.values())
 
-    def emergency_disable(self, note: str = "") -> None:
+    def emergency_disable(self, note: str = "", term: str | None = None) -> None:
         """Return to the base weight from the next execution on, and stay there until `enable`.
 
         With `shadow=True` it is recorded, as everything else is, and the weight in force stays.
 
         Args:
             note: What the person who asks has to say; of a long one the first 1,000 characters are kept.
+            term: Name of the term whose weight is meant. `None`: all.
 
         Raises:
             TypeError: `note` is no text, here as in the methods below.
+            ValueError: There is no such term; asked for before the first `fit`, that `fit` raises it.
         """
-        self._ask("disable", note)
+        self._ask("disable", note, term)
 
-    def enable(self, note: str = "") -> None:
+    def enable(self, note: str = "", term: str | None = None) -> None:
         """Let the weight move again."""
-        self._ask("enable", note)
+        self._ask("enable", note, term)
 
-    def rollback(self, note: str = "") -> None:
+    def rollback(self, note: str = "", term: str | None = None) -> None:
         """Undo the last change of the weight."""
-        self._ask("rollback", note)
+        self._ask("rollback", note, term)
 
-    def reset(self, note: str = "") -> None:
+    def reset(self, note: str = "", term: str | None = None) -> None:
         """Forget the statistics; weight and a disable stay."""
-        self._ask("reset", note)
+        self._ask("reset", note, term)
 
-    def get_adaptive_weight_metrics(self) -> dict[str, float | bool]:
-        """Return the guide's adaptive-weight metrics; empty before `fit`."""
-        return {} if self._weight is None else adaptive_weight_metrics(self._weight.config, self._weight.state)
+    def get_adaptive_weight_metrics(self, term: str | None = None) -> dict[str, Any]:
+        """Return the guide's adaptive-weight metrics; empty before `fit`.
 
-    def get_stability_metrics(self) -> dict[str, float]:
-        """Return the guide's stability metrics; empty before `fit`."""
-        return {} if self._weight is None else stability_metrics(self._weight.state)
+        Args:
+            term: Name of the term. `None`: the only one; of several, the metrics of each by its name.
+        """
+        return self._metrics(term, lambda weight: adaptive_weight_metrics(weight.config, weight.state))
+
+    def get_stability_metrics(self, term: str | None = None) -> dict[str, Any]:
+        """Return the guide's stability metrics; empty before `fit`.
+
+        Args:
+            term: As above.
+        """
+        return self._metrics(term, lambda weight: stability_metrics(weight.state))
+
+    def _metrics(self, term: str | None, of: Callable[[AdaptiveWeight], dict[str, Any]]) -> dict[str, Any]:
+        metrics = {name: of(weight) for name, weight in self._meant(term).items()}
+        return metrics if term is None and len(metrics) > 1 else next(iter(metrics.values()), {})
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Find the weight. The other callbacks may not have restored it yet: see `on_train_batch_begin`."""
+        """Find the weights. The other callbacks may not have restored them yet: see `on_train_batch_begin`."""
         del logs
         self._detach()  # an earlier fit may have ended by an exception, of which callbacks are not told
         self._begun = False
-        weight = find_weight(type(self).__name__, self.model, self.term)
+        weights = find_weights(type(self).__name__, self.model, self.term)
         callbacks = callbacks_of_this_fit()
         refuse_twins(self, [other for other in callbacks if isinstance(other, AdaptiveWeightCallback)])
-        several = several_workers(self.model.distribute_strategy)
-        self._workers = WorkerRequests(self.term, self._asked) if several else None
+        self._workers = None
+        if several_workers(self.model.distribute_strategy):
+            self._workers = {term: self._passed_on.setdefault(term, WorkerRequests(term)) for term in weights}
         self._guard = Guard(self.model, self.recovery, self.max_consecutive_skips, callbacks)
-        self._weight = weight
+        self._weights = weights
+        for term, weight in weights.items():
+            weight.term = term
         self._read = self.model.telemetry.count
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Before the first batch, when all is restored: open the record, and do what was asked for until now."""
         del batch, logs
-        if self._weight is not None and not self._begun:
-            self._begin(self._weight)
-        if self._weight is not None and self._counted is None:  # all is restored
-            self._counted = self._weight.state.dampened_steps, self._weight.state.empty_steps
+        if self._weights and not self._begun:
+            self._begin()
+        if self._counted is None:  # all is restored
+            self._counted = self._counts()
         self._disable_again()
-        if self._workers is not None:
-            self._workers.pass_on(self.model.telemetry)
+        for requests in (self._workers or {}).values():
+            requests.pass_on(self.model.telemetry)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Take one decision on the steps of the execution that just ended, and look after the model."""
+        """Take one decision for each weight on the steps of the execution that just ended, and look after the model."""
         del batch, logs
         refuse_mute_step(type(self).__name__, self.model)
         self._catch_up()
         for request in self._control.poll() if self._control else ():
-            self._ask(request.action, request.note)
+            try:
+                self._ask(request.action, request.note, request.term)
+            except ValueError as error:  # of a term that is none of ours
+                _logger.warning("A request is ignored: %s", printable(error))
         seen, self._unguarded = self._unguarded, []
         if not seen or self._guard is None:
             return
@@ -214,15 +244,21 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Put `empty_steps` into the logs where there were any, and say with `verbose=1` what was dampened or empty."""
-        if self._weight is None or self._counted is None:
+        if not self._counted:
             return
-        state = self._weight.state
-        dampened, empty = state.dampened_steps - self._counted[0], state.empty_steps - self._counted[1]
-        if empty and logs is not None:
-            logs["empty_steps"] = float(empty)
-        if self._verbose and (dampened or empty):
-            what = [f"{count} steps {how}" for count, how in ((dampened, "dampened"), (empty, "empty")) if count]
-            print(f"\n{self.term}: {' and '.join(what)} in epoch {epoch + 1}", flush=True)  # noqa: T201 - asked for
+        before = self._counted
+        counts = {term: (now[0] - before[term][0], now[1] - before[term][1]) for term, now in self._counts().items()}
+        if (most := max(empty for _, empty in counts.values())) and logs is not None:
+            logs["empty_steps"] = float(most)
+        for term, (dampened, empty) in counts.items() if self._verbose else ():
+            if dampened or empty:
+                what = [f"{count} steps {how}" for count, how in ((dampened, "dampened"), (empty, "empty")) if count]
+                print(f"\n{term}: {' and '.join(what)} in epoch {epoch + 1}", flush=True)  # noqa: T201 - asked for
+
+    def _counts(self) -> dict[str, tuple[int, int]]:
+        """Return how many dampened and empty steps each weight has seen."""
+        states = {term: weight.state for term, weight in self._weights.items()}
+        return {term: (state.dampened_steps, state.empty_steps) for term, state in states.items()}
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Close the record."""
@@ -235,61 +271,107 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         with contextlib.suppress(Exception):  # the one that ended `fit` is the one to be seen
             self._detach(interrupted=True)
 
-    def _begin(self, weight: AdaptiveWeight) -> None:
-        weight.set_shadow(self.shadow)  # and the variable, where an interrupt came between it and the decision
-        weight.before_saving(self._before_saving)
+    def _begin(self) -> None:
+        for number, weight in enumerate(self._weights.values()):
+            weight.set_shadow(self.shadow)  # and the variable, where an interrupt came between it and the decision
+            weight.before_saving(self._catch_up if number else self._before_saving)
         observers: list[DecisionObserver] = [DecisionLogger(), *self._observers]
         if (folder := self._folder) is not None:
-            header = Header(weight.run, self.term, weight.base_weight, weight.config, weight.state.to_dict())
+            header = self._header(owner_of(folder / JOURNAL))
             self._record = open_record(folder, header, update_freq=self.update_freq)
-            observers.insert(0, self._record)
-            self._control = ControlFile(folder / CONTROL, weight.run) if self.remote_control else None
-        for observer in observers:
-            self._attached.append(observer)
-            weight.subscribe(observer)
+            observers.insert(0, _ByHand(self._record))
+            self._control = ControlFile(folder / CONTROL, header.run) if self.remote_control else None
+        for weight in self._weights.values():
+            for observer in observers:
+                self._attached.append((weight, observer))
+                weight.subscribe(observer)
         self._begun = True
-        self._serve(weight)
+        self._serve()
+
+    def _header(self, owner: str | None) -> Header:
+        """Say what the record is about; a journal that is there may be of any of the weights' runs."""
+        runs = [weight.run for weight in self._weights.values()]
+        terms = {name: TermStart(self._fixed_weight(name)) for name in self.model.telemetry.names}
+        for name, weight in self._weights.items():
+            terms[name] = TermStart(weight.base_weight, weight.config, weight.state.to_dict())
+        return Header(owner if owner in runs else runs[0], terms, self._step)
+
+    def _fixed_weight(self, name: str) -> float:
+        term = self.model.loss.terms.get(name)
+        weight = 1.0 if term is None else term.weight
+        return weight.weight if isinstance(weight, AdaptiveWeight) else float(weight)
+
+    @property
+    def _step(self) -> int:
+        """Number of the last step; a weight that joins the others later goes on with their numbers."""
+        return max(weight.step_count for weight in self._weights.values())
 
     def _catch_up(self) -> None:
-        """Take one decision on the steps that were not looked at yet."""
-        weight = self._weight
+        """Take one decision for each weight on the steps that were not looked at yet."""
         rows = self.model.telemetry.read(self._read)
-        if not rows or weight is None:
+        if not rows or not self._weights:
             return
         self._read = rows[-1].number
-        first = weight.step_count + 1
-        seen = [_observation(first + i, row, self.term) for i, row in enumerate(rows)]
-        self._unguarded += seen
-        weight.observe(seen)
-        if self._workers is not None:
-            for name, note in self._workers.arrived(rows):
-                getattr(weight, name)(note)
+        steps = [_seen(number, row) for number, row in enumerate(rows, self._step + 1)]
+        self._unguarded += map(_of_all, steps)
+        with contextlib.ExitStack() as together:
+            for weight in self._weights.values():
+                together.enter_context(weight.uninterrupted())
+            decisions = [weight.observe([seen.of(term) for seen in steps]) for term, weight in self._weights.items()]
+            if self._record is not None:
+                self._record.note(steps, decisions)
+        for term, requests in (self._workers or {}).items():
+            for name, note in requests.arrived(rows):
+                getattr(self._weights[term], name)(note)
 
     def _before_saving(self) -> None:
-        """Take in what the checkpoint will hold, so that neither weight nor record lags behind the parameters."""
+        """Take in what the checkpoint will hold, so that neither weights nor record lag behind the parameters."""
         self._catch_up()
-        if self._record is not None and self._weight is not None:
-            self._record.note_save(self._weight.step_count)
+        if self._record is not None:
+            self._record.note_save(self._step)
 
-    def _ask(self, name: str, note: str) -> None:
-        self._asked.append((name, checked_note(type(self).__name__, note)))
-        if self._begun and self._weight is not None:
-            self._serve(self._weight)
+    def _ask(self, name: str, note: str, term: str | None = None) -> None:
+        note = checked_note(type(self).__name__, note)
+        self._meant(term)
+        self._asked.append((name, note, term))
+        if self._begun:
+            self._serve()
 
-    def _serve(self, weight: AdaptiveWeight) -> None:
-        while self._asked and self._workers is None:
-            with contextlib.suppress(IndexError):  # another thread was faster
-                name, note = self._asked.popleft()
-                getattr(weight, name)(note)
+    def _meant(self, term: str | None) -> dict[str, AdaptiveWeight]:
+        """Return the weights that are meant, as far as they are known.
+
+        Raises:
+            ValueError: There is no such term.
+        """
+        if term is None or not self._weights:
+            return self._weights
+        if term not in self._weights:
+            raise ValueError(
+                f"{type(self).__name__}: argument `term` must name a term with an adaptive weight. Received: "
+                f"term={term!r}; there are {list(self._weights)}."
+            )
+        return {term: self._weights[term]}
+
+    def _serve(self) -> None:
+        while self._asked:
+            try:
+                name, note, term = self._asked.popleft()
+            except IndexError:  # another thread was faster
+                return
+            for of, weight in self._meant(term).items():
+                if self._workers is None:
+                    getattr(weight, name)(note)
+                else:
+                    self._workers[of].asked.append((name, note))
 
     def _disable_again(self) -> None:
         """Disable as by hand where the run before it was killed and resumed was, when that step has come again."""
-        if self._record is None or self._weight is None:
+        if self._record is None:
             return
         ahead = self.model.steps_per_execution if self._workers is not None else 0  # it travels with an execution
-        note = self._record.disable_due(self._weight.step_count + ahead)
-        if note is not None and not self._weight.state.disabled:
-            self._ask("disable", note)
+        for term, note in self._record.disables_due(self._step + ahead).items():
+            if term in self._weights and not self._weights[term].state.disabled:
+                self._ask("disable", note, term)
 
     @property
     def _folder(self) -> Path | None:
@@ -299,20 +381,31 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         return self.log_dir / FOLDER
 
     def _detach(self, *, interrupted: bool = False) -> None:
-        """End the record with the last step that was taken, and let the weight go."""
-        if self._weight is not None and self._attached:
+        """End the record with the last step that was taken, and let the weights go."""
+        if self._attached:
             with contextlib.suppress(AttributeError):  # the model was compiled anew: it has no telemetry
                 self._catch_up()
-            self._weight.before_saving(None)
-        for observer in self._attached:
-            if self._weight is not None:
-                self._weight.unsubscribe(observer)
+            for weight in self._weights.values():
+                weight.before_saving(None)
+        for weight, observer in self._attached:
+            weight.unsubscribe(observer)
         if self._record is not None:
             self._record.close(interrupted=interrupted)
-        if self._weight is not None and self._begun:
-            self._weight.set_shadow(None)
+        for weight in self._weights.values() if self._begun else ():
+            weight.set_shadow(None)
         self._attached.clear()
         self._record = self._control = None
+
+
+class _ByHand:
+    """Tells the record what was asked for by hand; of the decisions on steps it is told of all weights at once."""
+
+    def __init__(self, record: RunRecord) -> None:
+        self._record = record
+
+    def observe(self, observations: Sequence[Observation], decision: Decision) -> None:
+        if not observations:
+            self._record.note((), (decision,))
 
 
 class AdaptiveMelWeightCallback(AdaptiveWeightCallback):
@@ -335,13 +428,17 @@ class AdaptiveMelWeightCallback(AdaptiveWeightCallback):
         super().__init__("mel_loss", log_dir=log_dir, **kwargs)
 
 
-def _observation(step: int, row: StepRow, term: str) -> Observation:
-    finite = row.non_finite is None
+def _seen(step: int, row: StepRow) -> JointObservation:
     if row.empty:
-        return Observation(step, math.nan, applied=False, empty=True)
-    if finite and math.isnan(row.terms[term]):  # there was something to measure, but not of this term
-        seen = _observation(step, row._replace(terms={term: 0.0}), term)
-        return seen._replace(loss=math.nan, empty=True)
-    return Observation(  # in the order of the fields: by name it takes twice as long, and this is every step
-        step, row.terms[term], row.total, row.gradient_norm, finite, row.loss_scaling, row.dampening, row.non_finite
+        return JointObservation(step, {}, applied=False)
+    finite = row.non_finite is None  # a NaN then: there was something to measure, but not of this term
+    losses = {name: loss for name, loss in row.terms.items() if not (finite and math.isnan(loss))}
+    return JointObservation(  # in the order of the fields: by name it takes twice as long, and this is every step
+        step, losses, row.total, row.gradient_norm, {}, finite, row.loss_scaling, row.dampening, row.non_finite
     )
+
+
+def _of_all(seen: JointObservation) -> Observation:
+    """Return the step as the guard sees it, which looks at the total."""
+    total = math.nan if seen.total_loss is None else seen.total_loss
+    return seen.of("")._replace(loss=total, empty=not seen.losses)

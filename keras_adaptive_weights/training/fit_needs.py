@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig, config_around
 from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
@@ -14,47 +13,55 @@ from keras_adaptive_weights.training.skip_watch import without_telemetry
 from keras_adaptive_weights.training.train_step import StableTrainStepMixin
 
 
-class _Recorder(Protocol):
-    term: str
-    log_dir: Path | None
-
-
-def find_weight(owner: str, model: Any, term: str) -> AdaptiveWeight:
-    """Return the adaptive weight of a term of the compiled loss.
+def find_weights(owner: str, model: Any, term: str | None) -> dict[str, AdaptiveWeight]:
+    """Return the adaptive weights of the compiled loss by the names of their terms.
 
     Args:
         owner: Class name of the callback, for the message.
         model: The model that is about to be trained.
-        term: Name of the term.
+        term: Name of the only term that is wanted. `None`: all.
 
     Raises:
-        ValueError: A model without the mixin, a loss without the term, or a term with a fixed weight.
+        ValueError: A model without the mixin, a loss without the term or without any adaptive weight, one weight for
+            two terms.
     """
     if not isinstance(model, StableTrainStepMixin):
         raise ValueError(
             f"{owner} needs a model with StableTrainStepMixin, which measures losses and gradients. Received: "
-            f"{type(model).__name__}. Write `class MyModel(StableTrainStepMixin, keras.Model)`, or use StableModel."
+            f"{type(model).__name__}. Write `model = kaw.stable(model)` before `compile`; a class of your own: "
+            "`class MyModel(kaw.StableTrainStepMixin, keras.Model)`."
         )
     loss = getattr(model, "loss", None)
     if not isinstance(loss, CompositeLoss):
+        output = next(iter(getattr(model, "output_names", None) or ["output"]))
         raise ValueError(
-            f"{owner} needs a model compiled with a CompositeLoss or XTTSLoss. Received: loss={loss!r}. Write "
-            "`model.compile(..., loss=XTTSLoss())`."
+            f"{owner} needs a model compiled with a CompositeLoss or XTTSLoss, or with an adaptive weight among its "
+            f"`loss_weights`. Received: loss={loss!r}. Write `model.compile(..., "
+            f"loss_weights={{{output!r}: kaw.AdaptiveWeight(1.0)}})`."
         )
-    if term not in loss.terms:
+    if term is not None and term not in loss.terms:
         raise ValueError(
             f"{owner}: argument `term` must name a term of the loss. Received: term={term!r}; there are "
             f"{sorted(loss.terms)}."
         )
-    weight = loss.terms[term].weight
-    if not isinstance(weight, AdaptiveWeight):
-        base, usual = weight or 1.0, AdaptiveWeightConfig()
-        config = "" if usual.min_weight <= base <= usual.max_weight else f", {config_around(base)}"
+    weights = {name: weight for name, weight in loss.adaptive_weights.items() if term in (None, name)}
+    if not weights:
+        name = next(iter(loss.terms)) if term is None else term
+        raise ValueError(f"{owner}: {_fixed(name, loss.terms[name].weight, only=term is not None)}")
+    if len(set(map(id, weights.values()))) < len(weights):
         raise ValueError(
-            f"{owner}: the weight of term {term!r} is fixed ({weight!r}). Write "
-            f"`LossTerm(fn, weight=AdaptiveWeight({base!r}{config}))` to let it adapt."
+            f"{owner}: each term needs an adaptive weight of its own, or each step is counted twice. Received: one for "
+            f"several of {list(weights)}. Write `kaw.AdaptiveWeight(...)` once for each."
         )
-    return weight
+    return weights
+
+
+def _fixed(name: str, weight: Any, *, only: bool) -> str:
+    """Say that a weight is fixed, and how to let it adapt."""
+    base, usual = weight or 1.0, AdaptiveWeightConfig()
+    config = "" if usual.min_weight <= base <= usual.max_weight else f", {config_around(base)}"
+    which = f"the weight of term {name!r} is fixed ({weight!r})" if only else "no weight of the loss is adaptive"
+    return f"{which}. Write `LossTerm(fn, weight=AdaptiveWeight({base!r}{config}))` for {name!r} to let it adapt."
 
 
 def refuse_mute_step(owner: str, model: Any) -> None:
@@ -67,26 +74,18 @@ def refuse_mute_step(owner: str, model: Any) -> None:
         raise ValueError(f"{owner} has nothing to decide on. {mute}")
 
 
-def refuse_twins(callback: _Recorder, all_of_them: Iterable[_Recorder]) -> None:
-    """Refuse another callback of this `fit` for the same term, or with the same folder.
+def refuse_twins(callback: Any, all_of_them: Iterable[Any]) -> None:
+    """Refuse another callback of this kind in one `fit`.
 
     Raises:
         ValueError: There is one.
     """
     owner = type(callback).__name__
     for other in all_of_them:
-        if other is callback:
-            continue
-        if other.term == callback.term:
+        if other is not callback:
+            folder = "" if callback.log_dir is None else f"log_dir={os.fspath(callback.log_dir)!r}"
             raise ValueError(
-                f"{owner}: argument `term` must be another one for each callback of a fit, or each step is counted "
-                f"twice. Received: term={callback.term!r} in two callbacks. Leave one out."
-            )
-        if callback.log_dir is None or other.log_dir is None:
-            continue
-        if callback.log_dir.resolve() == other.log_dir.resolve():
-            raise ValueError(
-                f"{owner}: argument `log_dir` must be another folder for each callback of a fit. Received: "
-                f"log_dir={os.fspath(callback.log_dir)!r} for {callback.term!r} and {other.term!r}. Write "
-                f"`log_dir={os.fspath(callback.log_dir / callback.term)!r}` and so on: TensorBoard finds all of them."
+                f"{owner}: a fit takes one callback of this kind, which looks after several weights. Received: two, "
+                f"with term={callback.term!r} and term={other.term!r}. Write "
+                f"`callbacks=[AdaptiveWeightCallback({folder})]` for all adaptive weights."
             )

@@ -20,16 +20,18 @@ class WorkerRequests:
 
     Args:
         term: Name of the loss term.
+
+    Attributes:
         asked: Requests by method name and note, filled from any thread, and emptied here.
     """
 
-    def __init__(self, term: str, asked: deque[tuple[str, str]]) -> None:
+    def __init__(self, term: str) -> None:
         self._term = term
-        self._asked = asked
+        self.asked: deque[tuple[str, str]] = deque()
 
     def pass_on(self, telemetry: Telemetry) -> None:
         """Before an execution: let the oldest request travel with it."""
-        telemetry.ask(self._term, self._asked[0][0] if self._asked else None)
+        telemetry.ask(self._term, self.asked[0][0] if self.asked else None)
 
     def arrived(self, rows: Sequence[StepRow]) -> list[tuple[str, str]]:
         """After an execution: return what all workers carry out now, by method name and note."""
@@ -38,6 +40,6 @@ class WorkerRequests:
 
     def _own_note(self, name: str) -> str:
         """Return the note of the request if this worker made it too, which is done with it."""
-        if self._asked and self._asked[0][0] == name:
-            return self._asked.popleft()[1]
+        if self.asked and self.asked[0][0] == name:
+            return self.asked.popleft()[1]
         return FROM_ANOTHER_WORKER

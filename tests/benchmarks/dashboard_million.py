@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))  # what the brows
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Action, Decision, Observation, Reason
 from keras_adaptive_weights.deciding.state import initial_state
+from keras_adaptive_weights.journal.header import Header
 from keras_adaptive_weights.journal.index import JournalIndex
-from keras_adaptive_weights.journal.lines import Header
 from keras_adaptive_weights.journal.writer import JournalWriter
 
 
@@ -58,7 +58,7 @@ def write_journal(path: Path, steps: int) -> None:
     draw = random.Random(1)
     config = AdaptiveWeightConfig()
     weight = 2.5
-    writer = JournalWriter(path, Header("run", "mel_loss", weight, config, initial_state(config, weight).to_dict()))
+    writer = JournalWriter(path, Header.of("run", "mel_loss", weight, config, initial_state(config, weight).to_dict()))
     average = 1.0
     for step in range(1, steps + 1):
         bad = step % 1000 == 999

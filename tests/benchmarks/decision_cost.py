@@ -6,6 +6,7 @@
 Every decision is timed by itself, so that the median is not disturbed by other processes. Streams differ in what the
 controller has to do: on a loss within the band it only keeps its statistics, outside it also measures their noise.
 Replays are timed by the processor time of this process, the fastest of a few; "from the file" reads the journal, too.
+Of four terms each step is four observations; the last column is the size of their journal.
 Memory is that of the whole process, with the weight, its state and the decisions it keeps.
 """
 
@@ -19,7 +20,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,13 @@ from markdown import publish, table
 
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.deciding import guide_rule
+from keras_adaptive_weights.deciding.joint import JointObservation
 from keras_adaptive_weights.deciding.state import initial_state
-from keras_adaptive_weights.journal.lines import Header
+from keras_adaptive_weights.journal.header import Header, TermStart
 
 _BASE_WEIGHT = 2.5
 _POINTS = 5
+_FOUR = ["mel_loss", "stop_loss", "pitch_loss", "energy_loss"]
 
 
 def main() -> None:
@@ -51,7 +54,7 @@ def main() -> None:
         "Microseconds for each decision\n\n"
         + table(["losses", "median", "99th percentile", "decisions other than HOLD"], timed)
         + "\nObservations a second in `kaw.replay`\n\n"
-        + table(["losses", "observations", "from the file"], replayed)
+        + table(["losses", "observations", "from the file", "four terms, from the file", "bytes a step"], replayed)
         + "\nMemory\n\n"
         + table(["observations", "resident memory", "state as JSON", "decisions kept"], kept),
         arguments.output,
@@ -72,18 +75,30 @@ def _time(name: str, stream: Callable[[], Iterator[kaw.Observation]], count: int
 
 
 def _replay(name: str, stream: Callable[[], Iterator[kaw.Observation]], count: int) -> list[str]:
-    """Return how many observations a second are replayed, from memory and from a journal's file."""
+    """Return how many observations a second are replayed, from memory and from journals of one and of four terms."""
     seen = list(itertools.islice(stream(), count))
-    config = kaw.AdaptiveWeightConfig()
-    state = initial_state(config, _BASE_WEIGHT)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "journal.jsonl"
-        writer = kaw.JournalWriter(path, Header("run", "mel_loss", _BASE_WEIGHT, config, state.to_dict()))
-        for observation in seen:
-            state, decision = guide_rule.step(config, state, (observation,))
-            writer.observe((observation,), decision)
-        writer.close()
-        return [name, *(f"{count / _fastest(kaw.replay, source):,.0f}" for source in (seen, path))]
+        one = _journal(Path(folder) / "one.jsonl", seen, ["mel_loss"])
+        four = _journal(Path(folder) / "four.jsonl", seen[: count // 4], _FOUR)
+        speeds = [f"{count / _fastest(kaw.replay, source):,.0f}" for source in (seen, one, four)]
+        return [name, *speeds, f"{4 * four.stat().st_size / count:,.0f}"]
+
+
+def _journal(path: Path, seen: Sequence[kaw.Observation], terms: Sequence[str]) -> Path:
+    """Write a journal of terms that all have these losses."""
+    config = kaw.AdaptiveWeightConfig()
+    states = {term: initial_state(config, _BASE_WEIGHT) for term in terms}
+    starts = {term: TermStart(_BASE_WEIGHT, config, state.to_dict()) for term, state in states.items()}
+    writer = kaw.JournalWriter(path, Header("run", starts))
+    for observation in seen:
+        decisions = []
+        for term in terms:
+            states[term], decision = guide_rule.step(config, states[term], (observation,))
+            decisions.append(decision._replace(term=term))
+        losses = dict.fromkeys(terms, observation.loss)
+        writer.note([JointObservation(observation.step, losses, *observation[2:4])], decisions)
+    writer.close()
+    return path
 
 
 def _fastest(function: Callable[[Any], Any], argument: Any) -> float:

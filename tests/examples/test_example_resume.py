@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import train_xtts
 import verify
+from journal_rows import rows_of
 from processes import Program
 from xtts_demo.clips import DataError
 from xtts_demo.options import Plan
@@ -64,12 +65,11 @@ def check_replay(folder):
     """Decide again, and compare with every outcome and event in the file; return the decisions."""
     decisions = kaw.replay(folder / "run" / "adaptive_weights" / "journal.jsonl")
     lines = lines_of(folder)
-    outcomes = [line for line in lines if line["kind"] == "step" and "reason" in line]
+    outcomes = [row for row in rows_of(folder / "run" / "adaptive_weights" / "journal.jsonl") if "reason" in row]
     assert len(decisions) == len(outcomes)
-    for decision, line in zip(decisions, outcomes, strict=True):
-        told = json.loads(encode(outcome_values(decision)))
-        assert told == {name: line[name] for name in told}
-        assert (decision.step, decision.old_weight) == (line["step"], line["weight"])
+    for decision, row in zip(decisions, outcomes, strict=True):
+        assert json.loads(encode(outcome_values([decision])))["decided"] == row["decided"]
+        assert (decision.step, decision.old_weight) == (row["step"], row["weight"])
     events = [kaw.Decision.from_dict(line) for line in lines if line["kind"] == "event"]
     assert [str(event) for event in events] == [str(decision) for decision in decisions if decision.is_event]
     assert [repr(sorted(event.evidence.items())) for event in events] == [

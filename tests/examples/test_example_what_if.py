@@ -10,7 +10,7 @@ import what_if as example
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.deciding import envelope, guide_rule, safeguards
 from keras_adaptive_weights.deciding.state import initial_state
-from keras_adaptive_weights.journal.lines import Header
+from keras_adaptive_weights.journal.header import Header
 from keras_adaptive_weights.journal.writer import JournalWriter
 
 CONFIG = kaw.AdaptiveWeightConfig()
@@ -21,7 +21,7 @@ def run(tmp_path_factory):
     """A run's folder and its decisions: 900 steps whose loss rises, falls, and is NaN once on trial."""
     folder = tmp_path_factory.mktemp("run")
     draw, state, decisions = random.Random(2), initial_state(CONFIG, 2.5), []
-    header = Header("a", "mel_loss", 2.5, CONFIG, state.to_dict())
+    header = Header.of("a", "mel_loss", 2.5, CONFIG, state.to_dict())
     writer = JournalWriter(folder / "adaptive_weights" / "journal.jsonl", header)
     for step in range(1, 901):
         level = (1.0, 1.4, 0.9)[step // 150 % 3]
@@ -78,7 +78,7 @@ def test_it_says_what_it_cannot_tell_and_from_where_on(capsys, run):
 
 def test_a_shadow_run_is_said_to_be_one(capsys, tmp_path):
     state = safeguards.set_shadow(CONFIG, initial_state(CONFIG, 2.5), shadow=True)
-    header = Header("a", "mel_loss", 2.5, CONFIG, state.to_dict())
+    header = Header.of("a", "mel_loss", 2.5, CONFIG, state.to_dict())
     writer = JournalWriter(tmp_path / "journal.jsonl", header)
     for step in range(1, 200):
         seen = (kaw.Observation(step, 1.0 if step < 120 else 0.5, None, 2.0),)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from modes import BATCH, CONFIG, STEPS, TERMS, WEIGHTS, bad_batch, data, dataset, make_model
+from modes import BATCH, CONFIGS, STEPS, TERMS, WEIGHTS, bad_batch, data, dataset, make_model
 
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.deciding import guide_rule
@@ -43,7 +43,7 @@ class Run(NamedTuple):
         parameters: Values of the trainable variables after the clean steps.
         statistics: Those of the batch normalisation.
         rows: Per clean step: raw terms, total, gradient norm, whether it was applied.
-        decisions: Per execution: steps in it, step, action, reason, new weight of "energy_loss".
+        decisions: Per execution and term: the term, steps in it, step, action, reason, new weight.
         changed: Names of variables that a bad batch changed, in any replica.
         culprit: What was named as not finite in the bad batch.
         scale: The loss scale and its counter after the clean steps and after the bad batch.
@@ -69,7 +69,7 @@ class Watch(keras.callbacks.Callback):
         self.rows += self.model.telemetry.read(self.rows[-1].number if self.rows else 0)
 
     def observe(self, observations, decision):
-        self.decisions.append((len(observations), decision.step, decision.action, decision.reason, decision.new_weight))
+        self.decisions.append((decision.term, len(observations), *decision[:3], decision.new_weight))
 
 
 def train(mode, strategy=None):
@@ -77,11 +77,7 @@ def train(mode, strategy=None):
     with strategy.scope() if strategy else contextlib.nullcontext():
         model = make_model(mode, kaw.StableModel)
     watch = Watch()
-    callbacks = [
-        kaw.AdaptiveMelWeightCallback(),
-        kaw.AdaptiveWeightCallback("energy_loss", observers=[watch]),
-        watch,
-    ]
+    callbacks = [kaw.AdaptiveWeightCallback(observers=[watch]), watch]
     model.fit(dataset(*data()), verbose=0, callbacks=callbacks)
     before, scale = copies(model), scaling_state(model)
     rows = [(row.terms, row.total, row.gradient_norm, row.non_finite is None) for row in watch.rows]
@@ -164,7 +160,7 @@ def telemetry_deviation(run, hand):
     if len(run.rows) != len(hand):
         return np.inf
     worst, weights = 0.0, dict(WEIGHTS)
-    decided = {step: weight for _, step, _, _, weight in run.decisions}
+    decided = {step: weight for term, _, step, _, _, weight in run.decisions if term == "energy_loss"}
     for number, ((terms, total, norm, applied), (hand_terms, hand_norm)) in enumerate(zip(run.rows, hand, strict=True)):
         weights["energy_loss"] = decided.get(number, weights["energy_loss"])  # in force from the step after it on
         if applied != np.isfinite(hand_norm):
@@ -177,18 +173,19 @@ def telemetry_deviation(run, hand):
 
 
 def decision_deviation(mode, run, hand):
-    """Number of executions decided otherwise than the pure controller does on the values by hand."""
-    state, wrong = initial_state(CONFIG, WEIGHTS["energy_loss"]), 0.0
-    seen = []
-    for step, (terms, norm) in enumerate(hand, 1):
-        applied = bool(np.isfinite(norm))
-        seen.append(kaw.Observation(step, terms["energy_loss"], None, norm, applied=applied, loss_scaling=not applied))
-    groups = [seen[i : i + mode.steps] for i in range(0, STEPS, mode.steps)]
-    wrong += unlike(len(groups), len(run.decisions))
-    for group, actual in zip(groups, run.decisions, strict=False):
-        state, decision = guide_rule.step(CONFIG, state, group)
-        wrong += unlike((len(group), decision.step, decision.action, decision.reason), tuple(actual[:4]))
-    events = [action for _, _, action, _, _ in run.decisions if action != kaw.Action.HOLD]
+    """Number of decisions that are others than the pure controllers take on the values by hand."""
+    wrong = 0.0
+    for name, config in CONFIGS.items():
+        state, seen, actual = initial_state(config, WEIGHTS[name]), [], [d[1:] for d in run.decisions if d[0] == name]
+        for step, (terms, norm) in enumerate(hand, 1):
+            applied = bool(np.isfinite(norm))
+            seen.append(kaw.Observation(step, terms[name], None, norm, applied=applied, loss_scaling=not applied))
+        groups = [seen[i : i + mode.steps] for i in range(0, STEPS, mode.steps)]
+        wrong += unlike(len(groups), len(actual))
+        for group, decided in zip(groups, actual, strict=False):
+            state, decision = guide_rule.step(config, state, group)
+            wrong += unlike((len(group), *decision[:3]), tuple(decided[:4]))
+    events = [action for _, _, _, action, _, _ in run.decisions if action != kaw.Action.HOLD]
     return wrong + unlike(bool(events), True)  # a run without a change of weight shows nothing
 
 

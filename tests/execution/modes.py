@@ -16,7 +16,8 @@ STEPS = 41  # one more than a multiple of 8 and of 4: executions end early, and 
 CONFIG = kaw.AdaptiveWeightConfig(
     warmup_steps=8, cooling_period=4, min_stable_steps=3, loss_smoothing_factor=0.2, gradient_norm_threshold=None
 )
-FROZEN = kaw.AdaptiveWeightConfig(enabled=False)
+FROZEN = kaw.AdaptiveWeightConfig(enabled=False, min_weight=0.5)
+CONFIGS = {"mel_loss": FROZEN, "stop_loss": FROZEN, "energy_loss": CONFIG}
 WEIGHTS = {"mel_loss": 2.5, "stop_loss": 0.5, "energy_loss": 1.5}
 
 
@@ -123,7 +124,7 @@ def make_optimizer(mode):
 
 
 def make_model(mode, cls, *, synchronized=True):
-    """A model with batch normalisation, compiled; the weight of "mel_loss" is frozen, that of "energy_loss" moves."""
+    """A model with batch normalisation, compiled; all weights are adaptive, and only that of "energy_loss" moves."""
     keras.utils.set_random_seed(3)
     policy = keras.dtype_policies.get(mode.dtype)
     inputs = keras.Input((4,))
@@ -138,11 +139,7 @@ def make_model(mode, cls, *, synchronized=True):
 
 
 def make_loss():
-    weights = {
-        **WEIGHTS,
-        "mel_loss": kaw.AdaptiveWeight(WEIGHTS["mel_loss"], FROZEN),
-        "energy_loss": kaw.AdaptiveWeight(WEIGHTS["energy_loss"], CONFIG),
-    }
+    weights = {name: kaw.AdaptiveWeight(WEIGHTS[name], config) for name, config in CONFIGS.items()}
     terms = {name: kaw.LossTerm(fn, weight=weights[name]) for name, fn in TERMS.items()}
     return kaw.CompositeLoss(terms, max_loss_spike_threshold=None)
 

@@ -47,7 +47,7 @@ def test_a_deviation_is_noticed():
     mode = modes.Mode("graph", 1, "float32", "sgd")
     run = checks.train(mode)
     off = [run.parameters[0] + 1e-3, *run.parameters[1:]]
-    decided = [(*d[:2], "hold", "within_band", d[4]) for d in run.decisions]
+    decided = [(*d[:3], "hold", "within_band", d[5]) for d in run.decisions]
     for spoilt, what in [
         (run._replace(parameters=off), "parameters"),
         (run._replace(rows=run.rows[1:]), "telemetry"),

@@ -76,23 +76,26 @@ def ask(folder, index, strategy):
 
     with strategy.scope():
         model = modes.make_model(modes.Mode(), kaw.StableModel)
-    energy = kaw.AdaptiveWeightCallback("energy_loss", log_dir=folder / f"log-{index}")
-    mel = kaw.AdaptiveMelWeightCallback(log_dir=folder / f"mel-{index}")
+    callback = kaw.AdaptiveWeightCallback(log_dir=folder / f"log-{index}")
 
     class Operator(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             if (index, batch) == (1, 9):
-                thread = threading.Thread(target=energy.emergency_disable, args=(NOTE,))
+                thread = threading.Thread(target=callback.emergency_disable, args=(NOTE, "energy_loss"))
                 thread.start()
                 thread.join()
             if (index, batch) == (0, 19):
-                energy.enable("looked at")
-                energy.reset("from here on")
+                callback.enable("looked at", "energy_loss")
+                callback.reset("from here on", "energy_loss")
 
-    # energy first: the callback after it must not take its request back
-    model.fit(modes.dataset(*modes.data()), verbose=0, callbacks=[energy, mel, Operator()])
-    by_hand = [(d.action.value, d.step, d.reason.value, d.note) for d in energy.decisions]
-    return by_hand, mel.decisions, model.loss.adaptive_weights["energy_loss"].weight
+    model.fit(modes.dataset(*modes.data()), verbose=0, callbacks=[callback, Operator()])
+    asked = [d for d in callback.decisions if d.term == "energy_loss"]
+    by_hand = [(d.action.value, d.step, d.reason.value, d.note) for d in asked]
+    return (
+        by_hand,
+        [d for d in callback.decisions if d.term != "energy_loss"],
+        model.loss.adaptive_weights["energy_loss"].weight,
+    )
 
 
 def recover(folder, index, strategy):
@@ -157,9 +160,9 @@ def compare(folder, *, quick):
     if notes != [FROM_ANOTHER_WORKER, NOTE]:
         wrong.append("the note is that of the asking worker, the other says where it came from")
     if chief.others or other.others or chief.weight != other.weight:
-        wrong.append("a request for one weight leaves the other one alone")
+        wrong.append("a request for one weight leaves the others alone")
     files = sorted(path.name for path in folder.glob("*-?"))
-    if files != ["log-0", "mel-0", "snapshots-0", "worker-0", "worker-1"]:
+    if files != ["log-0", "snapshots-0", "worker-0", "worker-1"]:
         wrong.append(f"only the chief writes records and snapshots, not {files}")
     return results, wrong + compare_recoveries(folder, chief, other)
 

@@ -19,8 +19,8 @@ import keras_adaptive_weights as kaw
 from keras_adaptive_weights.deciding.decision import Action, Decision, Reason
 from keras_adaptive_weights.deciding.state import initial_state
 from keras_adaptive_weights.journal.appended_file import AppendedFile
+from keras_adaptive_weights.journal.header import Header
 from keras_adaptive_weights.journal.index import JournalIndex
-from keras_adaptive_weights.journal.lines import Header
 from keras_adaptive_weights.journal.writer import JournalWriter
 from keras_adaptive_weights.recording.run_folder import JOURNAL
 from keras_adaptive_weights.showing.report import make_report
@@ -44,7 +44,7 @@ def elsewhere(path):
 
 
 def header(step=0):
-    return Header("run-a", "mel_loss", 2.5, CONFIG, initial_state(CONFIG, 2.5)._replace(step=step).to_dict())
+    return Header.of("run-a", "mel_loss", 2.5, CONFIG, initial_state(CONFIG, 2.5)._replace(step=step).to_dict())
 
 
 def disable(step):
@@ -114,20 +114,22 @@ FORK = """
 import os, sys
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.deciding.decision import Action, Decision, Reason
+from keras_adaptive_weights.deciding.joint import JointObservation
 from keras_adaptive_weights.deciding.state import initial_state
-from keras_adaptive_weights.journal.lines import Header
+from keras_adaptive_weights.journal.header import Header
 from keras_adaptive_weights.recording.record import open_record
 
 config = kaw.AdaptiveWeightConfig()
-header = Header("run-a", "mel_loss", 2.5, config, initial_state(config, 2.5).to_dict())
+header = Header.of("run-a", "mel_loss", 2.5, config, initial_state(config, 2.5).to_dict())
 record = open_record(sys.argv[1], header, update_freq=1)
 def hold(step):
-    record.observe((kaw.Observation(step, 1.0),), Decision(step, Action.HOLD, Reason.WARMUP, 2.5, 2.5))
+    decision = Decision(step, Action.HOLD, Reason.WARMUP, 2.5, 2.5, term="mel_loss")
+    record.note([JointObservation(step, {"mel_loss": 1.0})], [decision])
 hold(1)
 child = os.fork()
 if child == 0:
     hold(2)
-    record.observe((), Decision(2, Action.DISABLE, Reason.MANUAL, 2.5, 2.5))
+    record.note((), [Decision(2, Action.DISABLE, Reason.MANUAL, 2.5, 2.5, term="mel_loss")])
     record.note_save(2)
     if sys.argv[2] == "close":
         record.close()
@@ -149,7 +151,7 @@ def test_a_forked_child_writes_nothing(end, tmp_path):
     assert [seen.step for seen in journal.observations] == [1, 2]
     assert (journal.events, journal.problems) == ([], [])
     assert (tmp_path / JOURNAL).read_text().count('"kind": "end"') == 1
-    assert sorted(read(tmp_path)["mel_weight"]) == [1, 2]
+    assert sorted(read(tmp_path)["adaptive_weights/mel_loss/weight"]) == [1, 2]
 
 
 @pytest.mark.parametrize("how", ["deleted", "replaced"])

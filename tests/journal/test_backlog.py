@@ -9,17 +9,22 @@ import time
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-import keras_adaptive_weights as kaw
+from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Action, Decision, Reason
+from keras_adaptive_weights.deciding.joint import JointObservation
+from keras_adaptive_weights.deciding.state import initial_state
 from keras_adaptive_weights.journal.backlog import Backlog
+from keras_adaptive_weights.journal.header import Header
 from keras_adaptive_weights.recording.summaries import TensorBoardObserver
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 NEVER = 3600.0
+CONFIG = AdaptiveWeightConfig()
+HEADER = Header.of("run-a", "mel_loss", 2.5, CONFIG, initial_state(CONFIG, 2.5).to_dict())
 
 
 def note(step, action=Action.HOLD, reason=Reason.WARMUP):
-    return [kaw.Observation(step, 1.0)], Decision(step, action, reason, 2.5, 2.5)
+    return [JointObservation(step, {"mel_loss": 1.0})], [Decision(step, action, reason, 2.5, 2.5, term="mel_loss")]
 
 
 def by_hand(step):
@@ -38,7 +43,7 @@ class Writer:
         if self.failing:
             raise FULL
         for taken in notes:
-            self.written.append(taken.decision.step)
+            self.written.append(taken.decisions[0].step)
             self.threads.append(threading.get_ident())
         if last is not None:
             self.written.append(last)
@@ -135,7 +140,7 @@ def test_what_a_signal_handler_asks_for_while_something_is_written_is_written_af
 
     def write(notes, _):
         for taken in notes:
-            step = taken.decision.step
+            step = taken.decisions[0].step
             written.append(f"begin {step}")
             if step == 1:
                 backlog.add(*by_hand(2))
@@ -150,8 +155,8 @@ def test_what_a_signal_handler_asks_for_while_something_is_written_is_written_af
 
 
 def test_tensorboard_sees_a_step_soon_even_if_no_other_follows(tmp_path):
-    observer = TensorBoardObserver(tmp_path, term="mel_loss", config=kaw.AdaptiveWeightConfig(), base_weight=2.5)
-    observer.observe(*note(7))
+    observer = TensorBoardObserver(tmp_path, HEADER)
+    observer.note(*note(7))
     (path,) = tmp_path.glob("events*")
     until = time.monotonic() + 30.0
     while not (seen := {e.step for e in EventFileLoader(str(path)).Load() if e.step}) and time.monotonic() < until:

@@ -15,10 +15,10 @@ from mutations import mutated
 from keras_adaptive_weights import read_journal, replay
 from keras_adaptive_weights.deciding.decision import Decision, Observation
 from keras_adaptive_weights.deciding.state import ControllerState, initial_state
+from keras_adaptive_weights.journal.header import Header
 from keras_adaptive_weights.journal.index import JournalIndex
-from keras_adaptive_weights.journal.lines import Header
 from keras_adaptive_weights.journal.writer import JournalWriter
-from keras_adaptive_weights.recording.lost_disable import lost_disable
+from keras_adaptive_weights.recording.lost_disable import lost_disables
 from keras_adaptive_weights.recording.what_if import what_if
 from keras_adaptive_weights.showing.view import view
 
@@ -79,7 +79,7 @@ def goes_on(folder, data):
     (folder / "abandoned" / "journal-x-after-step-1.jsonl").write_bytes(data)
     path.write_bytes(data)
     state = ControllerState(weight=2.5, base_weight=2.5, step=100)
-    header = Header("run-a", "mel_loss", 2.5, CONFIG, state.to_dict())
+    header = Header.of("run-a", "mel_loss", 2.5, CONFIG, state.to_dict())
     try:
         writer = JournalWriter(path, header)
     except ValueError:
@@ -87,7 +87,7 @@ def goes_on(folder, data):
             JournalWriter(path, header)
         assert path.read_bytes() == data
         return
-    lost_disable(path, 100)
+    lost_disables(path, 100)
     writer.close()
     after = path.read_bytes()
     kept = after[: after.rindex(b'{"kind": "header"')]
@@ -112,9 +112,9 @@ def changed(old, new):
         (lambda path, _: path.write_bytes(b""), ValueError, "does not begin with the header"),
         (lambda path, _: path.write_bytes(b"\0" * 5000), ValueError, "does not begin with the header"),
         (lambda path, _: path.write_bytes(b"[" * 5_000_000), ValueError, "does not begin with the header"),
-        (changed(b'"format": 1', b'"format": 2'), ValueError, "newer version"),
-        (changed(b'"format": 1', b'"format": true'), ValueError, "`format`"),
-        (changed(b'"base_weight": 2.5', b'"base_weight": 9e9'), ValueError, "9"),
+        (changed(b'"format": 2', b'"format": 3'), ValueError, "newer version"),
+        (changed(b'"format": 2', b'"format": true'), ValueError, "`format`"),
+        (changed(b'"weight": 2.5, "config"', b'"weight": 9e9, "config"'), ValueError, "9"),
         (changed(b'"max_weight": 5.0', b'"max_weight": 2.0'), ValueError, "2.5"),
         (changed(b'"cooling_period"', b'"tempo"'), ValueError, "tempo"),
         (changed(b'"state": {', b'"state": [{'), ValueError, "line 1|header"),
@@ -255,5 +255,5 @@ def test_a_line_without_an_end_is_not_read_to_it(originals, tmp_path):
     state = initial_state(CONFIG, 2.5)._replace(step=600)
     with path.open("r+b") as file:
         file.truncate(len(originals[0]) + (1 << 24))
-    JournalWriter(path, Header("run-a", "mel_loss", 2.5, CONFIG, state.to_dict())).close()
+    JournalWriter(path, Header.of("run-a", "mel_loss", 2.5, CONFIG, state.to_dict())).close()
     assert path.stat().st_size < len(originals[0]) + 20_000

@@ -19,7 +19,7 @@ from keras_adaptive_weights import (
 )
 from keras_adaptive_weights.deciding import guide_rule
 from keras_adaptive_weights.deciding.state import initial_state
-from keras_adaptive_weights.journal.lines import Header
+from keras_adaptive_weights.journal.header import Header
 
 CONFIG = AdaptiveWeightConfig(warmup_steps=20, cooling_period=12, min_stable_steps=5, loss_smoothing_factor=0.3)
 
@@ -115,7 +115,7 @@ class Recorder:
 def write(path, weight, stream, execution=1, by_hand=()):
     """Let a weight take in a stream while a journal is kept; requests in `by_hand` come before that observation."""
     recorder = Recorder()
-    header = Header(weight.run, "mel_loss", weight.base_weight, weight.config, weight.state.to_dict())
+    header = Header.of(weight.run, "mel_loss", weight.base_weight, weight.config, weight.state.to_dict())
     journal = JournalWriter(path, header)
     weight.subscribe(journal)
     weight.subscribe(recorder)

@@ -14,17 +14,12 @@ from hypothesis import strategies as st
 from keras_adaptive_weights import AdaptiveWeightConfig, Observation, read_journal, replay
 from keras_adaptive_weights.deciding import envelope, guide_rule
 from keras_adaptive_weights.deciding.decision import Action, Decision, Reason
+from keras_adaptive_weights.deciding.joint import JointObservation
 from keras_adaptive_weights.deciding.state import ControllerState, initial_state
-from keras_adaptive_weights.journal.lines import (
-    Header,
-    encode,
-    outcome_values,
-    read_line,
-    read_step,
-    read_usual_step,
-    step_values,
-)
-from keras_adaptive_weights.journal.reader import Entry, Journal
+from keras_adaptive_weights.journal.header import Header, TermStart
+from keras_adaptive_weights.journal.lines import encode, outcome_values, read_line, read_step, step_values
+from keras_adaptive_weights.journal.reader import Entry, Journal, UsualSteps
+from keras_adaptive_weights.journal.terms import Rows
 from keras_adaptive_weights.journal.writer import JournalWriter
 from keras_adaptive_weights.recording.what_if import what_if
 
@@ -59,7 +54,7 @@ class Run:
 
     def begin(self):
         self.writer = JournalWriter(
-            self.path, Header("run", "mel_loss", self.state.base_weight, self.config, self.state.to_dict())
+            self.path, Header.of("run", "mel_loss", self.state.base_weight, self.config, self.state.to_dict())
         )
         return self
 
@@ -82,6 +77,7 @@ class Run:
         return self
 
     def note(self, seen, state, decision):
+        decision = decision._replace(term="mel_loss")
         self.writer.observe(seen, decision)
         self.decisions.append(decision)
         self.state = state
@@ -211,11 +207,14 @@ def test_what_a_resume_superseded_is_left_out():
     for step, observation in enumerate(seen, 1):
         state, _ = guide_rule.step(CONFIG, state, (observation,))
         states[step] = state
-    headers = [Header("run", "mel_loss", 2.5, CONFIG, s.to_dict()) for s in (initial_state(CONFIG, 2.5), states[250])]
+    headers = [
+        Header.of("run", "mel_loss", 2.5, CONFIG, s.to_dict()) for s in (initial_state(CONFIG, 2.5), states[250])
+    ]
     _, disabled = envelope.disable(states[300])
     lost = [Entry((observation,)) for observation in seen[:300]] + [Entry((), disabled)]
     journal = Journal(headers, [lost, [Entry((observation,)) for observation in seen[250:]]])
-    assert texts(replay(journal)) == texts(replay(journal, CONFIG)) == texts(replay(seen, CONFIG))
+    expected = texts(decision._replace(term="mel_loss") for decision in replay(seen, CONFIG))
+    assert texts(replay(journal)) == texts(replay(journal, CONFIG)) == expected
 
 
 @pytest.mark.parametrize(("base", "error"), [(0.5, ValueError), (math.nan, ValueError), ("2", TypeError)])
@@ -253,20 +252,20 @@ def test_steps_that_came_to_no_decision_leave_nothing_behind(path, at, problem):
     assert weights == {step: expected[step] for step in weights}
 
 
-def test_a_step_without_its_weight_is_left_out_whole(path):
-    """Not its weight alone."""
+def test_a_step_without_its_losses_is_left_out_whole(path):
+    """Not its losses alone."""
     run = Run(path).train(10).end()
     path.write_text(
-        "".join(line.replace('"weight"', '"w"') if '"step": 7,' in line else line for line in lines_of(run))
+        "".join(line.replace('"losses"', '"l"') if '"step": 7,' in line else line for line in lines_of(run))
     )
     journal = read_journal(path)
     assert [seen.step for seen in journal.observations] == [1, 2, 3, 4, 5, 6, 8, 9, 10]
     assert len(journal.weights) == 9
-    assert journal.problems == ["line 8 cannot be read (step: field `weight` is missing.); it is left out"]
+    assert journal.problems == ["line 8 cannot be read (step: field `losses` is missing.); it is left out"]
 
 
 @pytest.mark.parametrize(
-    "change", [('"action": "disable"', '"action": "pirouette"'), ('"loss": ', '"loss": "heavy", "l": ')]
+    "change", [('"action": "disable"', '"action": "pirouette"'), ('"losses": {', '"losses": "heavy", "l": {')]
 )
 def test_what_this_version_does_not_know_is_left_out_and_named(path, change):
     run = Run(path).train(10).by_hand("disable").train(10).end()
@@ -280,7 +279,7 @@ def test_what_this_version_does_not_know_is_left_out_and_named(path, change):
     assert len(journal.observations) + len(journal.events) == 20
 
 
-@pytest.mark.parametrize("change", [('"format": 1', '"format": 2'), ('"warmup_steps"', '"tempo"')])
+@pytest.mark.parametrize("change", [('"format": 2', '"format": 3'), ('"warmup_steps"', '"tempo"')])
 def test_a_header_of_a_newer_version_is_refused(path, change):
     run = Run(path).train(10).end()
     path.write_text("".join(line.replace(*change) for line in lines_of(run)))
@@ -289,6 +288,15 @@ def test_a_header_of_a_newer_version_is_refused(path, change):
 
 
 _FIGURES = st.one_of(st.floats(), st.floats(0.0, 10.0))
+
+
+OUTCOME = outcome_values([Decision(7, Action.HOLD, Reason.COOLING, 2.5, 2.5, {"loss_ratio": 1.25}, term="mel_loss")])
+
+
+def usual_steps():
+    terms = {"mel_loss": TermStart(2.5, CONFIG, initial_state(CONFIG, 2.5).to_dict()), "stop_loss": TermStart(1.0)}
+    header = Header("run", terms)
+    return UsualSteps(header, Rows(header))
 
 
 @settings(max_examples=300)
@@ -307,27 +315,34 @@ _FIGURES = st.one_of(st.floats(), st.floats(0.0, 10.0))
     ),
     weight=st.floats(1.0, 5.0),
     outcome=st.booleans(),
-    proposed=st.sampled_from([None, None, 2.0]),
+    told=st.sampled_from([False, False, True]),
 )
-def test_a_step_is_read_the_same_with_and_without_the_parser(seen, weight, outcome, proposed):
-    decision = Decision(seen.step, Action.HOLD, Reason.COOLING, weight, weight, {"loss_ratio": 1.25})
-    values = step_values(seen, weight, proposed) | (outcome_values(decision) if outcome else {})
-    line = encode(values) + "\n"
-    quickly = read_usual_step(line.encode())
-    unusual = any(name in values for name in ("loss_scaling", "dampening", "non_finite", "empty", "proposed_weight"))
+def test_a_step_is_read_the_same_with_and_without_the_parser(seen, weight, outcome, told):
+    step = JointObservation.of_one("mel_loss", seen)
+    step = step._replace(losses={**step.losses, "stop_loss": weight})
+    values = step_values(step) | ({"weights": {"mel_loss": weight}} if told else {})
+    line = (encode(values | (OUTCOME if outcome else {})) + "\n").encode()
+    quickly = usual_steps().read(line)
+    unusual = any(name in values for name in ("loss_scaling", "dampening", "non_finite", "weights"))
     finite = all(value is None or math.isfinite(value) for value in seen[1:4])
-    assert (quickly is None) == (unusual or not finite or not seen.applied)
+    assert (quickly is None) == (unusual or not finite or not seen.applied or seen.empty)
+    assert (repr(read_step(read_line(line))), "decided" in read_line(line)) == (repr(step), outcome)
+    assert step.of("mel_loss") == seen or seen.empty or math.isnan(seen.loss)
     if quickly is not None:
-        assert quickly == (read_step(read_line(line.encode())), weight, outcome)
+        assert quickly == ([seen], outcome)
 
 
 def test_a_usual_step_that_was_cut_off_or_run_into_is_none():
-    decision = Decision(7, Action.HOLD, Reason.COOLING, 2.5, 2.5, {"loss_ratio": 1.25})
-    for values in (step_values(Observation(7, 0.5, 1.5, 2.0), 2.5), outcome_values(decision)):
-        line = encode(step_values(Observation(7, 0.5, 1.5, 2.0), 2.5) | values).encode()
-        assert read_usual_step(line) is not None
-        assert not any(read_usual_step(line[:length]) for length in range(len(line)))
-        assert not any(read_usual_step(line[:length] + line + b"\n") for length in range(1, len(line) + 1))
+    step, read = JointObservation(7, {"mel_loss": 0.5, "stop_loss": 2.0}, 1.5, 2.0), usual_steps().read
+    for values in ({}, OUTCOME):
+        line = encode(step_values(step) | values).encode()
+        assert read(line) == ([step.of("mel_loss")], bool(values))
+        for less in ({"stop_loss"}, {"mel_loss"}):  # a fixed term may be missing
+            losses = {name: loss for name, loss in step.losses.items() if name not in less}
+            there = read(encode(step_values(step._replace(losses=losses)) | values).encode())
+            assert (there is not None) == ("mel_loss" in losses)
+        assert not any(read(line[:length]) for length in range(len(line)))
+        assert not any(read(line[:length] + line + b"\n") for length in range(1, len(line) + 1))
 
 
 def test_a_file_that_is_no_journal_is_refused(path):

@@ -16,6 +16,8 @@ import keras_adaptive_weights as kaw
 from keras_adaptive_weights.deciding.printable import printable
 from keras_adaptive_weights.recording.summaries import _markdown
 
+MEL = "adaptive_weights/mel_loss"
+
 
 def run(tmp_path, losses=RISING, update_freq=10, **kwargs):
     callback = kaw.AdaptiveMelWeightCallback(log_dir=tmp_path, update_freq=update_freq)
@@ -27,23 +29,23 @@ def test_scalars_come_every_update_freq_steps_and_at_every_event(tmp_path):
     callback, records = run(tmp_path)
     (event,) = callback.decisions
     assert event.step % 10 != 1
-    regular = set(records["mel_weight"]) - {event.step}
+    regular = set(records[f"{MEL}/weight"]) - {event.step}
     assert {b - a for a, b in zip(sorted(regular), sorted(regular)[1:], strict=False)} <= {10, *range(1, 20)}
-    assert event.step in records["mel_weight"]
+    assert event.step in records[f"{MEL}/weight"]
     assert len(regular) in (7, 8)
-    assert records["mel_weight"][event.step] == pytest.approx(2.625)
-    assert records["mel_weight"][1] == 2.5
-    assert set(records["mel_weight/minimum"].values()) == {1.0}
-    assert set(records["mel_weight/maximum"].values()) == {5.0}
-    assert set(records["mel_weight/base"].values()) == {2.5}
-    assert records["action"][event.step] == event.action.code
-    assert records["reason"][event.step] == event.reason.code
-    assert records["loss_ratio"][event.step] == pytest.approx(event.evidence["loss_ratio"], rel=1e-6)
+    assert records[f"{MEL}/weight"][event.step] == pytest.approx(2.625)
+    assert records[f"{MEL}/weight"][1] == 2.5
+    assert set(records[f"{MEL}/minimum"].values()) == {1.0}
+    assert set(records[f"{MEL}/maximum"].values()) == {5.0}
+    assert set(records[f"{MEL}/base"].values()) == {2.5}
+    assert records[f"{MEL}/action"][event.step] == event.action.code
+    assert records[f"{MEL}/reason"][event.step] == event.reason.code
+    assert records[f"{MEL}/loss_ratio"][event.step] == pytest.approx(event.evidence["loss_ratio"], rel=1e-6)
     for tag in (
         "loss", "running_average", "loss_variance", "stability_score", "gradient_norm", "average_gradient_norm",
         "stable_steps", "cooling_left", "skipped_steps",
     ):  # fmt: skip
-        assert event.step in records[tag], tag
+        assert event.step in records[f"{MEL}/{tag}"], tag
 
 
 def test_skipped_steps_are_counted(tmp_path):
@@ -51,8 +53,8 @@ def test_skipped_steps_are_counted(tmp_path):
     losses[7] = np.nan
     callback, records = run(tmp_path, losses, update_freq=1)
     assert callback.decisions == []
-    assert [records["skipped_steps"][step] for step in (7, 8, 20)] == [0.0, 1.0, 1.0]
-    assert 8 not in {s for s, v in records["loss"].items() if not np.isfinite(v)}
+    assert [records[f"{MEL}/skipped_steps"][step] for step in (7, 8, 20)] == [0.0, 1.0, 1.0]
+    assert 8 not in {s for s, v in records[f"{MEL}/loss"].items() if not np.isfinite(v)}
 
 
 def test_every_event_has_a_text_with_reason_evidence_and_advice(tmp_path):
@@ -68,13 +70,13 @@ def test_every_event_has_a_text_with_reason_evidence_and_advice(tmp_path):
     records = read(tmp_path / "adaptive_weights")
     assert len(callback.decisions) == 5
     for event in callback.decisions:
-        text = records[f"decisions/{event.action.value}"][event.step].decode()
+        text = records[f"{MEL}/decisions/{event.action.value}"][event.step].decode()
         assert event.advice in text
         assert event.reason.value in text
         assert event.note in text
     increase = callback.decisions[0]
     assert f"| loss_ratio | {increase.evidence['loss_ratio']:.6g} |" in (
-        records["decisions/increase"][increase.step].decode()
+        records[f"{MEL}/decisions/increase"][increase.step].decode()
     )
 
 
@@ -86,8 +88,8 @@ def test_it_works_beside_the_tensorboard_callback_in_either_order(tmp_path, ours
     fit(make_model(), RISING, [ours, theirs] if ours_first else [theirs, ours])
     records = read(tmp_path / "adaptive_weights")
     (event,) = ours.decisions
-    assert {1, 6, 11, event.step} <= set(records["mel_weight"])
-    assert event.step in records["decisions/increase"]
+    assert {1, 6, 11, event.step} <= set(records[f"{MEL}/weight"])
+    assert event.step in records[f"{MEL}/decisions/increase"]
     assert any("loss" in tag for tag in read(tmp_path / "train"))
 
 
@@ -97,7 +99,7 @@ def test_the_layout_shows_the_weight_inside_its_bounds(tmp_path):
     chart = layout.category[0].chart[0]
     series = chart.margin.series[0]
     assert {series.value, series.lower, series.upper} <= set(records)
-    assert (series.value, series.lower, series.upper) == ("mel_weight", "mel_weight/minimum", "mel_weight/maximum")
+    assert (series.value, series.lower, series.upper) == (f"{MEL}/weight", f"{MEL}/minimum", f"{MEL}/maximum")
 
 
 def test_tensorboard_s_own_reader_shows_events_at_default_sampling(tmp_path):
@@ -105,8 +107,8 @@ def test_tensorboard_s_own_reader_shows_events_at_default_sampling(tmp_path):
     accumulator = EventAccumulator(str(tmp_path / "adaptive_weights"))
     accumulator.Reload()
     (event,) = callback.decisions
-    assert [e.step for e in accumulator.Tensors("decisions/increase")] == [event.step]
-    steps = [e.step for e in accumulator.Tensors("mel_weight")]
+    assert [e.step for e in accumulator.Tensors(f"{MEL}/decisions/increase")] == [event.step]
+    steps = [e.step for e in accumulator.Tensors(f"{MEL}/weight")]
     assert steps == sorted(set(steps))
 
 
@@ -115,7 +117,7 @@ def test_steps_never_rewind_over_two_fits(tmp_path):
     model = make_model(QUICK)
     fit(model, RISING[:10], [callback])
     fit(model, RISING[:10], [callback])
-    assert sorted(read(tmp_path / "adaptive_weights")["mel_weight"]) == list(range(1, 21))
+    assert sorted(read(tmp_path / "adaptive_weights")[f"{MEL}/weight"]) == list(range(1, 21))
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 """The index over a journal and the windows it answers: complete, exact at every zoom, and quick on a growing file."""
 
-import json
 import math
 
 import pytest
 from dashboard_runs import RunMaker, eventful_run
+from journal_rows import rows_of
 
 from keras_adaptive_weights.journal.blocks import BlockBuilder
 from keras_adaptive_weights.journal.index import JournalIndex
@@ -16,10 +16,6 @@ def index_of(path):
     index = JournalIndex(path)
     index.refresh()
     return index
-
-
-def rows_of(path):
-    return [json.loads(line) for line in path.read_text().splitlines() if line.startswith('{"kind": "step"')]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from keras_adaptive_weights.deciding import envelope, guide_rule
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Observation, Reason
 from keras_adaptive_weights.deciding.state import initial_state
-from keras_adaptive_weights.journal.lines import Header
+from keras_adaptive_weights.journal.header import Header
 from keras_adaptive_weights.journal.writer import JournalWriter
 
 CONFIG = AdaptiveWeightConfig(warmup_steps=60, cooling_period=30, gradient_norm_threshold=6.0)
@@ -34,7 +34,7 @@ class RunMaker:
         self._writer = self._open()
 
     def _open(self):
-        return JournalWriter(self.journal, Header(self.run, "mel_loss", 2.5, self.config, self.state.to_dict()))
+        return JournalWriter(self.journal, Header.of(self.run, "mel_loss", 2.5, self.config, self.state.to_dict()))
 
     def observe(self, steps, per_execution=1):
         for _ in range(steps // per_execution):
@@ -80,6 +80,7 @@ class RunMaker:
         self._note(seen, decision)
 
     def _note(self, seen, decision):
+        decision = decision._replace(term="mel_loss")
         self._writer.observe(seen, decision)
         if decision.is_event:
             self.events.append(decision)
@@ -114,8 +115,7 @@ def hostile_run(folder):
     """A run whose note, term, id and whose last event's reason and action mean to be obeyed rather than shown."""
     maker = RunMaker(folder).observe(100).by_hand("disable", HOSTILE).observe(20).by_hand("enable", "").close()
     text, hostile = maker.journal.read_text(), json.dumps(HOSTILE)
-    for name, value in (("term", '"mel_loss"'), ("run", '"run-a"')):
-        text = text.replace(f'"{name}": {value}', f'"{name}": {hostile}')
+    text = text.replace('"mel_loss"', hostile).replace('"run": "run-a"', f'"run": {hostile}')
     head, _, last = text.rpartition('{"kind": "event"')
     for value in ("enable", "manual"):
         last = last.replace(f'"{value}"', hostile, 1)

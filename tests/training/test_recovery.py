@@ -163,17 +163,17 @@ def test_the_record_shows_it_and_its_steps_never_rewind(tmp_path):
     again = what_if(journal)
     assert [str(d) for d in again.decided] == [str(d) for d in callback.decisions]
     scalars = read_scalars(tmp_path / "adaptive_weights")
-    assert event.step in scalars["decisions/reset"]
-    assert list(scalars["mel_weight"]) == sorted(scalars["mel_weight"])
+    assert event.step in scalars["adaptive_weights/mel_loss/decisions/reset"]
+    assert list(scalars["adaptive_weights/mel_loss/weight"]) == sorted(scalars["adaptive_weights/mel_loss/weight"])
     assert callback.get_stability_metrics()["step_count"] == 100
 
 
 def test_every_adaptive_weight_is_told():
     terms = {name: kaw.LossTerm(error_to_target, weight=kaw.AdaptiveWeight(2.0)) for name in ("mel_loss", "stop_loss")}
     model = make_loss_model(loss=kaw.CompositeLoss(terms))
-    stop = kaw.AdaptiveWeightCallback(term="stop_loss")
-    fit_losses(model, [1.0] * 80, [stop, recovering(), At(step50=poison)])
-    assert [d.reason for d in stop.decisions if d.action is kaw.Action.RESET] == [kaw.Reason.RECOVERED_FROM_SKIPS]
+    fit_losses(model, [1.0] * 80, [recovering(), At(step50=poison)])
+    weight = model.loss.adaptive_weights["stop_loss"]  # the callback is for that of "mel_loss"
+    assert [d.reason for d in weight.decisions if d.action is kaw.Action.RESET] == [kaw.Reason.RECOVERED_FROM_SKIPS]
 
 
 @pytest.mark.parametrize("steps_per_execution", [1, 8])

@@ -25,13 +25,14 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.deciding import envelope, guide_rule
+from keras_adaptive_weights.deciding.joint import JointObservation
 from keras_adaptive_weights.deciding.state import ControllerState, initial_state
 from keras_adaptive_weights.journal.appended_file import let_go
+from keras_adaptive_weights.journal.header import Header
 from keras_adaptive_weights.journal.index import JournalIndex
-from keras_adaptive_weights.journal.lines import Header
 from keras_adaptive_weights.journal.writer import JournalWriter
 from keras_adaptive_weights.recording import event_files
-from keras_adaptive_weights.recording.lost_disable import AGAIN, LostDisable, lost_disable
+from keras_adaptive_weights.recording.lost_disable import AGAIN, LostDisable, lost_disables
 from keras_adaptive_weights.recording.summaries import TensorBoardObserver
 from keras_adaptive_weights.training import callback as callback_room
 from keras_adaptive_weights.training import train_step as train_step_room
@@ -85,7 +86,9 @@ def check_replay(folder):
         for entry in segment:
             if entry.observations:
                 state, decision = guide_rule.step(header.config, state, entry.observations)
-                assert repr(entry.event or decision) == repr(decision)
+                assert repr(entry.event or decision) == repr(
+                    decision._replace(term="mel_loss") if entry.event else decision
+                )
             elif entry.event.action is kaw.Action.DISABLE:
                 state, _ = envelope.disable(state)
             else:
@@ -155,7 +158,7 @@ def test_a_checkpoint_is_never_ahead_of_the_record(tmp_path):
                 self.model.save_weights(tmp_path / "model.weights.h5")
                 lines = (tmp_path / "adaptive_weights" / "journal.jsonl").read_text().splitlines()
                 seen.extend(json.loads(line) for line in lines)
-                seen.append(verify.check_event_files(tmp_path)["mel_weight"])
+                seen.append(verify.check_event_files(tmp_path)[f"{MEL}/weight"])
 
     ours = kaw.AdaptiveMelWeightCallback(log_dir=tmp_path, update_freq=1)
     fit(make_model(), RISING[:5], [Save(), ours])
@@ -168,6 +171,9 @@ def test_a_checkpoint_is_never_ahead_of_the_record(tmp_path):
 # the journal by itself
 
 
+MEL = "adaptive_weights/mel_loss"
+
+
 class Run:
     """Writes a journal step by step; `die` leaves it as SIGKILL does."""
 
@@ -175,7 +181,7 @@ class Run:
         self.path = folder / "adaptive_weights" / "journal.jsonl"
         self.state = initial_state(config, 2.5) if state is None else state
         self.config = config
-        header = Header(run, "mel_loss", 2.5, config, json.loads(json.dumps(self.state.to_dict())))
+        header = Header.of(run, "mel_loss", 2.5, config, json.loads(json.dumps(self.state.to_dict())))
         self.writer = JournalWriter(self.path, header, flush_seconds=60.0)
 
     def train(self, *losses):
@@ -252,8 +258,9 @@ def test_a_request_at_the_restore_point_counts_if_it_came_before_the_save(asked_
     events = kaw.read_journal(first.path).events
     assert [event.note for event in events] == ([] if asked_after_the_save else ["operator heard clipping"])
     with caplog.at_level(logging.WARNING, "keras_adaptive_weights"):
-        lost = lost_disable(first.path, saved.step)
-    assert lost == (LostDisable(20, f"operator heard clipping{AGAIN}") if asked_after_the_save else None)
+        lost = lost_disables(first.path, saved.step)
+    expected = {"mel_loss": LostDisable(20, f"operator heard clipping{AGAIN}")}
+    assert lost == (expected if asked_after_the_save else {})
     assert ("disabled by hand at step 20 (operator heard clipping)" in caplog.text) == asked_after_the_save
 
 
@@ -291,9 +298,11 @@ def test_the_last_word_of_the_operator_counts_over_any_number_of_kills(lives, ex
         saved = saved if done is run else done
         run.die()
     run = Run(tmp_path, state=saved)
-    lost = lost_disable(run.path, saved.step)
+    lost = lost_disables(run.path, saved.step)
     run.die()
-    assert (lost and lost.step) == expected
+    assert {term: disable.step for term, disable in lost.items()} == (
+        {} if expected is None else {"mel_loss": expected}
+    )
 
 
 class Operator(keras.callbacks.Callback):
@@ -407,7 +416,7 @@ def test_a_run_that_an_exception_ended_before_its_first_checkpoint_may_be_starte
     train()
     assert verify.check_journal(tmp_path) == 80
     assert verify.check_abandoned(tmp_path) == 1
-    assert verify.check_event_files(tmp_path)["mel_weight"][0] == 1
+    assert verify.check_event_files(tmp_path)[f"{MEL}/weight"][0] == 1
     with pytest.raises(ValueError, match="belongs to another run"):
         train()
 
@@ -448,13 +457,14 @@ def test_a_writer_left_open_by_an_exception_is_taken_over(tmp_path):
 
 OPEN_ELSEWHERE = """
 import sys
-from keras_adaptive_weights.journal.lines import Header
+from keras_adaptive_weights.journal.header import Header
 from keras_adaptive_weights.journal.writer import JournalWriter
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.state import initial_state
 config = AdaptiveWeightConfig()
 try:
-    JournalWriter(sys.argv[1], Header("run-a", "mel_loss", 2.5, config, initial_state(config, 2.5).to_dict())).close()
+    state = initial_state(config, 2.5).to_dict()
+    JournalWriter(sys.argv[1], Header.of("run-a", "mel_loss", 2.5, config, state)).close()
 except ValueError as error:
     print(error)
 """
@@ -491,17 +501,22 @@ def test_whoever_follows_a_growing_journal_notices_that_it_went_back(tmp_path):
 # the event files by themselves
 
 
-def observer(folder, step=None):
-    return TensorBoardObserver(
-        folder / "adaptive_weights", term="mel_loss", config=QUICK, base_weight=2.5, update_freq=1, step=step, run="a"
-    )
+def observer(folder, step=0):
+    state = initial_state(QUICK, 2.5)._replace(step=step)
+    header = Header.of("a", "mel_loss", 2.5, QUICK, state.to_dict())
+    return TensorBoardObserver(folder / "adaptive_weights", header, update_freq=1)
+
+
+def note(events, seen, decision):
+    steps = [JointObservation.of_one("mel_loss", step) for step in seen]
+    events.note(steps, [decision._replace(term="mel_loss")])
 
 
 def write(events, state, steps):
     for _ in range(steps):
         seen = (kaw.Observation(state.step + 1, 1.0),)
         state, decision = guide_rule.step(QUICK, state, seen)
-        events.observe(seen, decision)
+        note(events, seen, decision)
     return state
 
 
@@ -518,14 +533,14 @@ def test_event_files_go_on_without_a_step_twice_after_a_torn_record(lost, tmp_pa
     write(events, saved, 4)
     events.close()
     steps = verify.check_event_files(tmp_path)
-    assert steps["mel_weight"] == list(range(1, 15))
+    assert steps[f"{MEL}/weight"] == list(range(1, 15))
     assert steps["custom_scalars__config__"] == [0]
     (aside,) = (tmp_path / "adaptive_weights" / "abandoned").iterdir()
     assert "tfevents" not in aside.name
     aside.rename(tmp_path / "adaptive_weights" / "abandoned" / "events.tfevents")
     (tmp_path / "again").mkdir()
     (tmp_path / "adaptive_weights" / "abandoned").rename(tmp_path / "again" / "adaptive_weights")
-    assert verify.check_event_files(tmp_path / "again").get("mel_weight", []) == list(range(11, 10 + lost))
+    assert verify.check_event_files(tmp_path / "again").get(f"{MEL}/weight", []) == list(range(11, 10 + lost))
 
 
 def test_what_is_asked_for_at_a_step_already_written_comes_with_the_next(tmp_path):
@@ -533,19 +548,19 @@ def test_what_is_asked_for_at_a_step_already_written_comes_with_the_next(tmp_pat
     state = write(events, initial_state(QUICK, 2.5), 5)
     for _ in range(2):
         state, decision = envelope.disable(state, "by hand")
-        events.observe((), decision)
+        note(events, (), decision)
     state = write(events, state, 1)
     events.close()
     steps = verify.check_event_files(tmp_path)
-    assert steps["mel_weight"] == [1, 2, 3, 4, 5, 6]
-    assert steps["decisions/disable"] == [5]
+    assert steps[f"{MEL}/weight"] == [1, 2, 3, 4, 5, 6]
+    assert steps[f"{MEL}/decisions/disable"] == [5]
     events = observer(tmp_path, step=6)
     state, decision = envelope.enable(QUICK, state, "by hand")
-    events.observe((), decision)
+    note(events, (), decision)
     write(events, state, 1)
     events.close()
     steps = verify.check_event_files(tmp_path)
-    assert (steps["mel_weight"][-2:], steps["decisions/enable"]) == ([6, 7], [6])
+    assert (steps[f"{MEL}/weight"][-2:], steps[f"{MEL}/decisions/enable"]) == ([6, 7], [6])
 
 
 @pytest.fixture
@@ -564,7 +579,7 @@ def test_fits_within_a_second_go_on_in_one_file(remembered, tmp_path, no_waiting
         state = write(events, state, 2)
         events.close()
     assert len(list((tmp_path / "adaptive_weights").glob("*tfevents*"))) == 1
-    assert verify.check_event_files(tmp_path)["mel_weight"] == list(range(1, 11))
+    assert verify.check_event_files(tmp_path)[f"{MEL}/weight"] == list(range(1, 11))
     assert verify.check_event_files(tmp_path)["custom_scalars__config__"] == [0]
     assert read_as_tensorboard_does(tmp_path) == list(range(1, 11))
 
@@ -584,7 +599,7 @@ def test_many_files_within_a_second_are_read_in_the_order_they_were_written(tmp_
     events.close()
     files = sorted(folder.glob("*tfevents*"))
     assert len(files) == len({file.name.split(".")[3] for file in files}) == 13
-    assert verify.check_event_files(tmp_path)["mel_weight"] == list(range(1, 25))
+    assert verify.check_event_files(tmp_path)[f"{MEL}/weight"] == list(range(1, 25))
     assert read_as_tensorboard_does(tmp_path) == list(range(1, 25))
 
 
@@ -592,7 +607,7 @@ def read_as_tensorboard_does(folder):
     """Return the steps of the weight, which TensorBoard drops where a step goes back."""
     accumulator = EventAccumulator(str(folder / "adaptive_weights"), size_guidance={"tensors": 0})
     accumulator.Reload()
-    return [event.step for event in accumulator.Tensors("mel_weight")]
+    return [event.step for event in accumulator.Tensors(f"{MEL}/weight")]
 
 
 def test_what_was_changed_behind_its_back_is_read_anew(tmp_path):
@@ -606,7 +621,7 @@ def test_what_was_changed_behind_its_back_is_read_anew(tmp_path):
         events = observer(tmp_path, step=3)
         write(events, state, 2)
         events.close()
-        steps = verify.check_event_files(tmp_path)["mel_weight"]
+        steps = verify.check_event_files(tmp_path)[f"{MEL}/weight"]
         assert steps == ([4, 5] if change is Path.unlink else [1, 2, 3, 4, 5])
         shutil.rmtree(tmp_path / "adaptive_weights")
 

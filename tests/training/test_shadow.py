@@ -130,24 +130,27 @@ def test_the_journal_tells_both_weights_apart(folder):
     header, *lines = lines_of(folder)
     assert header["shadow"] is True
     steps = [line for line in lines if line["kind"] == "step"]
-    assert {line["weight"] for line in steps} == {2.5}
-    assert len({line["proposed_weight"] for line in steps}) > 2
+    assert {weight for line in steps for weight in line.get("weights", {}).values()} == {2.5}
     events = [line for line in lines if line["kind"] == "event"]
     assert {line["held_weight"] for line in events} == {2.5}
     journal = journal_of(folder)
     assert journal.headers[0].shadow
     assert set(journal.weights) == {2.5}
     after = {event.step: event.new_weight for event in journal.events}
-    for line, following in itertools.pairwise(steps):
-        assert following["proposed_weight"] == after.get(line["step"], line["proposed_weight"])
+    index = JournalIndex(folder / "adaptive_weights" / "journal.jsonl")
+    index.refresh()
+    rows = [row for span in index.spans for row in index.rows(span)]
+    assert len({row["proposed_weight"] for row in rows}) > 2
+    for row, following in itertools.pairwise(rows):
+        assert following["proposed_weight"] == after.get(row["step"], row["proposed_weight"])
 
 
 def test_a_run_that_is_none_says_nothing_of_it(tmp_path):
     callback, _, _, _ = train(RISING, shadow=False, log_dir=tmp_path)
     header, *lines = lines_of(tmp_path)
     assert header["shadow"] is False
-    assert not any({"proposed_weight", "held_weight"} & set(line) for line in lines)
-    assert "mel_weight/proposed" not in read(tmp_path / "adaptive_weights")
+    assert not any({"proposed_weights", "held_weight"} & set(line) for line in lines)
+    assert "adaptive_weights/mel_loss/proposed" not in read(tmp_path / "adaptive_weights")
     assert "proposed_mel_weight" not in callback.get_adaptive_weight_metrics()
     assert "shadow" not in to_text(make_report(tmp_path)) + str(callback.decisions[0])
 
@@ -163,9 +166,12 @@ def test_a_replay_takes_the_same_decisions(folder):
 
 def test_tensorboard_shows_both_weights(folder):
     records = read(folder / "adaptive_weights")
-    assert set(records["mel_weight"].values()) == {2.5}
-    assert np.float32(RAISED) in records["mel_weight/proposed"].values()
-    assert all(b"(shadow run: 2.5 stays in force)" in text for text in records["decisions/increase"].values())
+    assert set(records["adaptive_weights/mel_loss/weight"].values()) == {2.5}
+    assert np.float32(RAISED) in records["adaptive_weights/mel_loss/proposed"].values()
+    assert all(
+        b"(shadow run: 2.5 stays in force)" in text
+        for text in records["adaptive_weights/mel_loss/decisions/increase"].values()
+    )
 
 
 def test_report_picture_command_line_and_dashboard_say_so(folder):
