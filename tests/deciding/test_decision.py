@@ -140,7 +140,7 @@ def test_in_a_shadow_run_a_decision_says_what_stays_in_force():
 def test_numbers_of_a_decision_are_read_as_such():
     values = {**decision().to_dict(), "step": "7", "old_weight": "2.5", "new_weight": 3, "held_weight": 2}
     read = Decision.from_dict({**values, "evidence": {"loss": 1}, "note": 5})
-    assert repr(read[3:]) == "(2.5, 3.0, {'loss': 1.0}, '5', 2.0)"
+    assert repr(read[3:8]) == "(2.5, 3.0, {'loss': 1.0}, '5', 2.0)"
 
 
 @pytest.mark.parametrize(("note", "kept"), [("x" * 1000, "x" * 1000), ("x" * 1001, "x" * 999 + "…"), ("", "")])
@@ -152,3 +152,11 @@ def test_a_note_is_text():
     said = "Switch: argument `note` must be text. Received: note=3 of type int. Write `note=str(...)`."
     with pytest.raises(TypeError, match=f"^{re.escape(said)}$"):
         checked_note("Switch", 3)
+
+
+def test_a_decision_names_its_term_where_somebody_said_it():
+    named = decision(Reason.MANUAL, Action.DISABLE, term="mel\nloss")
+    assert str(named) == r"step 7: mel\nloss, disable 2.5 -> 2.625, manual: asked for by hand."
+    assert named.to_dict()["term"] == "mel\nloss"
+    assert Decision.from_dict(named.to_dict()) == named
+    assert "term" not in decision().to_dict()

@@ -832,3 +832,11 @@ def test_a_rollback_by_hand_that_is_one_too_many_is_a_disable_and_keeps_its_note
     after, decision = envelope.rollback(replace(QUICK, max_rollbacks=1), state, "enough")
     assert (decision.action, decision.reason, decision.note) == ("disable", "repeated_rollbacks", "enough")
     assert (decision.evidence, after.weight, after.disabled) == ({"rollbacks": 1.0}, 2.5, True)
+
+
+def test_norms_around_their_limit_that_are_not_growing_ask_for_nothing():
+    """However far above what they were: the limit is what counts, and they are not clearly above it."""
+    noisy = tuple(1.0 + 0.05 * (-1) ** i for i in range(20))
+    norms = Comparison((5.01,) * 4, noisy, 5.01, 1.0, 5.01)
+    config = replace(QUICK, gradient_growth_threshold=99.0)
+    assert guide_rule.weigh(config, EVEN, norms, {}) == (Action.HOLD, Reason.WITHIN_BAND)

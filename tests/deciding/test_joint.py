@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from keras_adaptive_weights.deciding.decision import Action, Reason
+from keras_adaptive_weights.deciding.decision import Action, Observation, Reason
 from keras_adaptive_weights.deciding.joint import JointDecision, JointObservation, Term
 
 
@@ -107,3 +107,21 @@ def test_terms():
     assert Term("stop", 1.0).fixed
     assert Term.adaptive("mel", 2.5) == Term("mel", 2.5, 0.025, 250.0)
     assert not Term.adaptive("mel", 2.5).fixed
+
+
+def test_what_is_written_down_is_a_copy():
+    losses = {"a": 1.0}
+    values = JointObservation(1, losses, term_norms=losses).to_dict()
+    losses["a"] = 2.0
+    assert values == {"step": 1, "losses": {"a": 1.0}, "term_norms": {"a": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("losses", "loss", "empty"), [({"a": 1.5, "b": 3.0}, 1.5, False), ({"b": 3.0}, math.nan, True)]
+)
+def test_what_was_seen_of_one_term(losses, loss, empty):
+    joint = JointObservation(7, losses, 2.0, 3.0, {"a": 4.0}, False, True, 0.5, "b", {"a": 9.0})
+    one = Observation(7, loss, 2.0, 3.0, False, True, 0.5, "b", empty)
+    assert repr(joint.of("a")) == repr(one)
+    kept = {name: value for name, value in losses.items() if name == "a"}
+    assert JointObservation.of_one("a", one) == joint._replace(losses=kept, term_norms={}, weights={})

@@ -570,3 +570,44 @@ def test_after_too_many_rollbacks_it_holds_whatever_gate_is_closed(settings, val
     decision = play(envelope, flat(1), state=state)[-1].decision
     assert decision.reason == reason
     assert decision.evidence.get("rollbacks") == (3.0 if reason == "holding" else None)
+
+
+def test_terms_are_kept_as_they_were_given():
+    terms = list(ADAPTIVE)
+    envelope = JointEnvelope(Wanted({}), terms, QUICK)
+    terms.clear()
+    assert envelope.terms == ADAPTIVE
+
+
+def test_a_state_without_a_strategy_measures_afresh():
+    values = SHARE.to_dict(play(SHARE, RUN[:40])[-1].after)
+    del values["strategy"]
+    restored = SHARE.restored(values)
+    assert (restored.core.observed_steps, restored.calibrated, restored.strategy) == (0, True, SHARE.initial().strategy)
+    assert restored.core.weight != SHARE.initial().core.weight
+    after, decision = SHARE.disable(restored)
+    assert after.core.weight == {"a": 1.0}, "also where no loss is known"
+    assert (decision.action, after.core.losses) == (Action.DISABLE, Series())
+
+
+def test_a_manual_rollback_is_no_failure_of_the_strategy():
+    core = play(FAR, [*MOVED, "rollback"])[-1].after.core
+    assert (core.rollbacks, core.cooling, core.trial) == (0, 12, None)
+    assert play(FAR, [*MOVED, bad()])[-1].after.core.rollbacks == 1
+
+
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        ({"a": 1.0, "b": 100.1}, "weight_out_of_range"),
+        ({"a": 0.009, "b": 1.0}, "weight_out_of_range"),
+        ({"a": math.nan, "b": 1.0}, "weight_not_finite"),
+        ({"a": 1.0, "b": 100.0}, "weighted_loss_absurd"),
+        ({"a": 1.0, "b": 1.0}, None),
+    ],
+)
+def test_validation_refuses_weights_that_must_not_be_used(weights, reason):
+    """Called directly: weights outside the bounds are never proposed."""
+    state = FAR.initial()._replace(recent={"a": (1.0, 1.0), "b": (1e-9, 1.0)})
+    envelope = JointEnvelope(FAR.strategy, ADAPTIVE, replace(QUICK, absurd_loss_factor=1.5))
+    assert envelope._refusal(state, weights, {}) == reason

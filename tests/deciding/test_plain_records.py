@@ -318,3 +318,15 @@ def test_a_value_that_nests_too_deeply_is_shown_as_its_kind():
         read_record(Inside, {"number": nest}, "Owner")
     while nest:  # taken apart by hand: its end would be as deep
         nest = nest[0]
+
+
+class Past(NamedTuple):
+    weights: tuple[float, ...] = ()
+    weight: tuple[float, str] = (1.0, "")
+    start_weight: float | None = None
+
+
+@pytest.mark.parametrize("values", [{"weights": [1.0, 0.0]}, {"weight": [0.0, "t"]}, {"start_weight": 0.0}])
+def test_weights_in_a_row_are_weights(values):
+    with pytest.raises(ValueError, match=r"must be (a weight|weights) above 0 that float32 can hold"):
+        read_record(Past, {"weights": [1.0], "weight": [1.0, "t"], "start_weight": None, **values}, "Owner")

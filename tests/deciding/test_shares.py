@@ -18,6 +18,8 @@ from keras_adaptive_weights.deciding.shares import (
     shares_of,
     targets,
 )
+from keras_adaptive_weights.deciding.statistics import mean, measure_noise
+from keras_adaptive_weights.deciding.strategy import Proposal
 
 NORMS = {"a": Magnitude(2.0), "b": Magnitude(0.01), "c": Magnitude(300.0)}
 
@@ -170,3 +172,25 @@ def test_what_is_proposed_and_when(calibrate_steps, count, proposed):
         assert got.targets["a"].weight == pytest.approx(3.0), "six parts of twelve"
     intended = propose(state, {"a": 0.25}, calibrate_steps, {"a": 1.5, "f": 2.0})
     assert intended.evidence["intent.a"] == 0.25
+
+
+def test_the_error_after_the_start_by_hand():
+    """Four differences of 1: their mean square is twice the variance, of a mean over five."""
+    magnitude = pushed([{"a": math.exp(log)} for log in (0.0, 1.0, 0.0, 1.0, 0.0)]).magnitudes(None)["a"]
+    assert magnitude == (pytest.approx(math.exp(0.4)), pytest.approx(math.sqrt(4 / (2 * 4) / 5)), 4 / 1.5)
+
+
+def test_at_the_start_errors_are_those_of_successive_steps():
+    rng = random.Random(3)
+    rows = [{"a": rng.lognormvariate(0.0, 0.1), "f": 1.0} for _ in range(8)]
+    state = ShareState({"a": 1.0}, {"f": 1.0}, pushed(rows, 8))
+    (target,) = propose(state, None, 8, {}).targets.values()
+    noise = measure_noise(tuple(1.0 + log - mean(state.measured.logs["a"]) for log in state.measured.logs["a"]))
+    assert target.error == pytest.approx(noise.standard_error(8))
+
+
+def test_a_term_that_alone_is_known_is_all_there_is():
+    state = ShareState({"a": 1.0}, {"f": 1.0}, pushed([{"a": 2.0}] * 5))
+    assert propose(state, None, None, {"a": 1.0, "f": 1.0}) == Proposal(
+        evidence={"measurements": 5.0, "share.a": 1.0, "intent.a": 1.0}
+    )

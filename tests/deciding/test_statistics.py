@@ -57,6 +57,14 @@ def test_a_spike_enters_the_running_average_cut_off():
     assert max(got.reference) == 2.0
 
 
+@pytest.mark.parametrize("level", [0.01, 40.0])
+def test_a_spike_is_cut_off_in_units_of_the_average(level):
+    got = series([level] * 6 + [100.0 * level] + [level] * 4)
+    assert got.reference[-1] == pytest.approx(2.0 * level)
+    kept = series([level] * 6 + [1.99 * level] + [level] * 4)
+    assert kept.reference[-1] == 1.99 * level
+
+
 @pytest.mark.parametrize("level", [0.0, -1.0])
 def test_nothing_is_cut_off_at_an_average_that_is_no_scale(level):
     got = series([level] * 6 + [100.0] + [level] * 4)
@@ -222,7 +230,7 @@ def numpy_noise(values):
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("n", [5, 20, 100])
+@pytest.mark.parametrize("n", [3, 4, 5, 20, 100])
 def test_noise_equals_its_definition(n, seed):
     values = np.random.default_rng(seed).lognormal(0.0, 0.3, n) + 0.1 * np.arange(n)
     assert measure_noise(tuple(values)) == pytest.approx(numpy_noise(values), rel=1e-6)
