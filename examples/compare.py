@@ -108,12 +108,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--report", action="store_true", help="print the comparison from the file; train nothing")
     parser.add_argument("--csv", type=Path, metavar="FILE", help=f"file of the results (default: {_DEFAULT_CSV})")
     parser.add_argument("--quick", action="store_true", help="a small grid, to see it work: fewer steps and seeds")
-    parser.add_argument("--steps", type=_positive, help=f"training steps of a run ({Settings().steps})")
-    parser.add_argument("--seeds", type=_positive, help="number of seeds (5)")
-    parser.add_argument("--scenarios", type=_names(SCENARIOS), help=f"some of {','.join(SCENARIOS)} (all)")
-    parser.add_argument("--contestants", type=_names(CONTESTANTS), help=f"some of {','.join(CONTESTANTS)} (all)")
-    parser.add_argument("--max-clips", type=_positive, help="read only so many sentences of the corpus (all)")
-    parser.add_argument("--workers", type=_positive, default=2, help="processes, of one thread each (2)")
+    parser.add_argument("--steps", type=positive, help=f"training steps of a run ({Settings().steps})")
+    parser.add_argument("--seeds", type=positive, help="number of seeds (5)")
+    parser.add_argument("--scenarios", type=names_of(SCENARIOS), help=f"some of {','.join(SCENARIOS)} (all)")
+    parser.add_argument("--contestants", type=names_of(CONTESTANTS), help=f"some of {','.join(CONTESTANTS)} (all)")
+    parser.add_argument("--max-clips", type=positive, help="read only so many sentences of the corpus (all)")
+    parser.add_argument("--workers", type=positive, default=2, help="processes, of one thread each (2)")
     parser.add_argument("--cache-dir", type=Path, default=default_cache_dir(), help="for corpus and spectrograms")
     options = parser.parse_args(arguments)
     defaults = {"steps": Settings().steps, "seeds": 5, "scenarios": list(SCENARIOS)}
@@ -124,13 +124,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Return an option's value as a whole number of at least 1."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1; received {text!r}")
     return int(text)
 
 
-def _names(known: dict) -> Callable[[str], list[str]]:
+def names_of(known: dict) -> Callable[[str], list[str]]:
     """Return a converter of names, separated by commas, that refuses those it does not know."""
 
     def convert(text: str) -> list[str]:

@@ -13,14 +13,18 @@ from keras_adaptive_weights.version import __version__
 
 if TYPE_CHECKING:
     from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig, TrainingConfig, XTTSConfig
+    from keras_adaptive_weights.deciding.constraint import Constraint
     from keras_adaptive_weights.deciding.decision import Action, Decision, Observation, Reason
+    from keras_adaptive_weights.deciding.gradient_share import GradientShare
     from keras_adaptive_weights.deciding.observers import DecisionLogger, DecisionObserver
+    from keras_adaptive_weights.deciding.sqrt_loss import SqrtLoss
     from keras_adaptive_weights.journal.reader import Journal, read_journal
     from keras_adaptive_weights.journal.writer import JournalWriter
     from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
     from keras_adaptive_weights.losses.composite import CompositeLoss, LossTerm
     from keras_adaptive_weights.losses.xtts import XTTSLoss
     from keras_adaptive_weights.recording.replay import replay
+    from keras_adaptive_weights.training.calibration import calibrate
     from keras_adaptive_weights.training.callback import AdaptiveMelWeightCallback, AdaptiveWeightCallback
     from keras_adaptive_weights.training.recovery import ModelRecovery, TrainingStopped
     from keras_adaptive_weights.training.stable import stable
@@ -33,21 +37,25 @@ _HOME = {
     "AdaptiveWeightCallback": "training.callback",
     "AdaptiveWeightConfig": "deciding.config",
     "CompositeLoss": "losses.composite",
+    "Constraint": "deciding.constraint",
     "Decision": "deciding.decision",
     "DecisionLogger": "deciding.observers",
     "DecisionObserver": "deciding.observers",
+    "GradientShare": "deciding.gradient_share",
     "Journal": "journal.reader",
     "JournalWriter": "journal.writer",
     "LossTerm": "losses.composite",
     "ModelRecovery": "training.recovery",
     "Observation": "deciding.decision",
     "Reason": "deciding.decision",
+    "SqrtLoss": "deciding.sqrt_loss",
     "StableModel": "training.train_step",
     "StableTrainStepMixin": "training.train_step",
     "TrainingConfig": "deciding.config",
     "TrainingStopped": "training.recovery",
     "XTTSConfig": "deciding.config",
     "XTTSLoss": "losses.xtts",
+    "calibrate": "training.calibration",
     "read_journal": "journal.reader",
     "replay": "recording.replay",
     "stable": "training.stable",
@@ -60,15 +68,18 @@ __all__ = [
     "AdaptiveWeightCallback",
     "AdaptiveWeightConfig",
     "CompositeLoss",
+    "Constraint",
     "Decision",
     "DecisionLogger",
     "DecisionObserver",
+    "GradientShare",
     "Journal",
     "JournalWriter",
     "LossTerm",
     "ModelRecovery",
     "Observation",
     "Reason",
+    "SqrtLoss",
     "StableModel",
     "StableTrainStepMixin",
     "TrainingConfig",
@@ -76,6 +87,7 @@ __all__ = [
     "XTTSConfig",
     "XTTSLoss",
     "__version__",
+    "calibrate",
     "read_journal",
     "replay",
     "stable",

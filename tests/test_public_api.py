@@ -23,15 +23,18 @@ PUBLIC = {
     "AdaptiveWeightCallback",
     "AdaptiveWeightConfig",
     "CompositeLoss",
+    "Constraint",
     "Decision",
     "DecisionLogger",
     "DecisionObserver",
+    "GradientShare",
     "Journal",
     "JournalWriter",
     "LossTerm",
     "ModelRecovery",
     "Observation",
     "Reason",
+    "SqrtLoss",
     "StableModel",
     "StableTrainStepMixin",
     "TrainingConfig",
@@ -39,12 +42,14 @@ PUBLIC = {
     "XTTSConfig",
     "XTTSLoss",
     "__version__",
+    "calibrate",
     "read_journal",
     "replay",
     "stable",
 }
 NEED_TENSORFLOW = ("runtime", "losses", "training")  # the wings
 WITHOUT_TENSORFLOW = ["AdaptiveWeightConfig", "Decision", "DecisionObserver", "Journal", "JournalWriter", "Observation"]
+WITHOUT_TENSORFLOW += ["Constraint", "GradientShare", "SqrtLoss"]
 WITHOUT_TENSORFLOW += ["Action", "Reason", "XTTSConfig", "TrainingConfig", "read_journal", "replay", "__version__"]
 
 

@@ -65,8 +65,9 @@ class Strategy(Protocol[T]):
 
     A strategy may have these attributes, too; without them no norms are measured and the settings' cooling holds:
 
-    - `measure_every`, `calibrate_steps`: in which steps the terms' gradient norms are measured: the first
-      `calibrate_steps` ones (`None`: none) and every `measure_every`-th;
+    - `variables`: where the norm of each term's gradient is measured, as `GradientShare` has it;
+    - `measure_every`, `calibrate_steps`: in which steps: the first `calibrate_steps` ones (`None`: none) and every
+      `measure_every`-th;
     - `cooling_period`: steps between its changes.
     """
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-_TAKEN = frozenset({"loss", "gradient_norm", "skipped_steps", "dampened_steps", "empty_steps", "total_average"})
+_TAKEN = frozenset(
+    {"loss", "gradient_norm", "skipped_steps", "dampened_steps", "empty_steps", "total_average", "norm_schedule"}
+)
 _LONGEST = 100
 REGULARIZATION = "regularization_loss"
 """The term of what a model adds to its loss by itself, `add_loss` and regularizers, with the weight 1."""

@@ -15,8 +15,17 @@ import tensorflow as tf
 from keras_adaptive_weights.deciding.config import check_number
 from keras_adaptive_weights.deciding.term_names import check_names
 from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
+from keras_adaptive_weights.losses.balance import balance_config, balance_from_config, checked_balance, norm_schedule
 from keras_adaptive_weights.losses.per_sample import all_masked, as_tensors, counts, function_of, weights_of_samples
-from keras_adaptive_weights.losses.saved_state import key_of, saved_average, saved_weight, say_not_restored, stored_keys
+from keras_adaptive_weights.losses.saved_state import (
+    SCHEDULE,
+    key_of,
+    saved_average,
+    saved_schedule,
+    saved_weight,
+    say_not_restored,
+    stored_keys,
+)
 from keras_adaptive_weights.runtime.distribution import divide_by_replicas
 
 _PACKAGE = "keras_adaptive_weights"
@@ -120,6 +129,8 @@ class CompositeLoss(keras.losses.Loss):
             gradients with it; `dampened_steps` in the logs counts such steps. Totals around or below zero have no
             scale: for 1,000 steps after one below zero none is scaled down. `None`: never.
         loss_smoothing_factor: Weight of the newest total in its recent mean. Default: the guide's 0.1.
+        balance: What decides the adaptive weights together: `GradientShare`, `Constraint`, `SqrtLoss`, or a strategy of
+            your own. `None`: the guide's rule, each weight by its own term.
         reduction: As in `keras.losses.Loss`.
         name: Name of the loss.
         dtype: As in `keras.losses.Loss`; where it is half precision, losses are computed in float32.
@@ -129,11 +140,12 @@ class CompositeLoss(keras.losses.Loss):
         adaptive_weights: The adaptive weights among theirs, by the name of the term.
         total_average: `tf.Variable` of shape `[2]`: recent mean of the total, and the number of steps in it; below zero
             as long as the mean is no scale, because one of the last 1,000 totals was below zero.
+        norm_schedule: When the gradient norm of each term is measured; `None` where the balance needs none.
 
     Raises:
-        TypeError: `terms` is no mapping of names to `LossTerm`s.
+        TypeError: `terms` is no mapping of names to `LossTerm`s, or `balance` no strategy.
         ValueError: No terms, a bad number, a name that the logs or a checkpoint cannot hold or that stands for two
-            things in the logs.
+            things in the logs, or terms that `balance` cannot balance.
 
     Example:
 
@@ -153,6 +165,7 @@ class CompositeLoss(keras.losses.Loss):
         *,
         max_loss_spike_threshold: float | None = None,
         loss_smoothing_factor: float = 0.1,
+        balance: Any = None,
         reduction: str | None = "sum_over_batch_size",
         name: str = "composite_loss",
         dtype: Any = None,
@@ -167,6 +180,8 @@ class CompositeLoss(keras.losses.Loss):
             raise ValueError(f"{owner}: argument `terms` must hold at least one term. Received: terms={terms!r}.")
         check_names(owner, {name: isinstance(term.weight, AdaptiveWeight) for name, term in terms.items()})
         self.terms = dict(terms)
+        self.balance = checked_balance(owner, balance, self.terms)
+        self.norm_schedule = norm_schedule(self.balance)
         self._refused: tuple[Any, ValueError] | None = None
         self.max_loss_spike_threshold = check_number(
             owner, "max_loss_spike_threshold", max_loss_spike_threshold, low=1.0, open_low=True, optional=True
@@ -247,6 +262,7 @@ class CompositeLoss(keras.losses.Loss):
             "terms": {name: _term_config(term) for name, term in self.terms.items()},
             "max_loss_spike_threshold": self.max_loss_spike_threshold,
             "loss_smoothing_factor": self.loss_smoothing_factor,
+            "balance": balance_config(self.balance),
             **super().get_config(),
             "dtype": self.dtype,
         }
@@ -255,13 +271,15 @@ class CompositeLoss(keras.losses.Loss):
     def from_config(cls, config: dict[str, Any]) -> CompositeLoss:
         """Build from what `get_config` returned."""
         terms = {name: _term_from_config(values) for name, values in config["terms"].items()}
-        return cls(**{**config, "terms": terms})
+        return cls(**{**config, "balance": balance_from_config(config.get("balance")), "terms": terms})
 
     def save_own_variables(self, store: Any) -> None:
         """Put weights, controller states and the recent mean of the total into the model's own checkpoint."""
         for name, weight in self.adaptive_weights.items():
             store[key_of(name)] = np.frombuffer(json.dumps(weight.to_dict()).encode(), dtype=np.uint8)
         store["total_average"] = self.total_average.numpy()
+        if self.norm_schedule is not None:
+            store[SCHEDULE] = self.norm_schedule.variable.numpy()
 
     def load_own_variables(self, store: Any) -> None:
         """Go on from a checkpoint; one without our state leaves weights and statistics as they are.
@@ -278,6 +296,7 @@ class CompositeLoss(keras.losses.Loss):
         try:
             saved = {name: saved_weight(name, key, store) for name, key in keys.items()}
             average = saved_average(self.total_average, store) if "total_average" in stored else None
+            schedule = saved_schedule(store) if self.norm_schedule is not None and SCHEDULE in stored else None
         except ValueError as error:
             self._refused = store, error.with_traceback(None)
             raise
@@ -285,9 +304,11 @@ class CompositeLoss(keras.losses.Loss):
             if name in saved:
                 weight.restore(saved[name])
             else:
-                say_not_restored(name, weight, sorted(stored - {*keys.values(), "total_average"}))
+                say_not_restored(name, weight, sorted(stored - {*keys.values(), "total_average", SCHEDULE}))
         if average is not None:
             self.total_average.assign(average)
+        if self.norm_schedule is not None and schedule is not None:
+            self.norm_schedule.variable.assign(schedule)
 
     def _weigh(self, name: str, value: Any) -> Any:
         weight = self.terms[name].weight_tensor

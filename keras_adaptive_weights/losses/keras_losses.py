@@ -108,7 +108,7 @@ class OutputLosses(CompositeLoss):
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as plain values."""
         config = super().get_config()
-        del config["terms"]
+        del config["terms"], config["balance"]
         weights = {n: w.get_config() if isinstance(w, AdaptiveWeight) else w for n, w in self._weights.items()}
         loss = keras.saving.serialize_keras_object(self._loss)
         return {**config, "loss": loss, "weights": weights, "output_names": self._output_names}

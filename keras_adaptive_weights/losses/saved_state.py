@@ -13,6 +13,8 @@ import numpy as np
 
 from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight, SavedWeight
 
+SCHEDULE = "norm_schedule"
+"""Key of when gradient norms are measured."""
 _MOST_STATE_BYTES = 1 << 24
 _logger = logging.getLogger("keras_adaptive_weights")
 
@@ -59,6 +61,21 @@ def saved_average(variable: Any, store: Any) -> Any:
             f"numbers of shape {tuple(variable.shape)}. Received: {average!r:.200}. Nothing of it is taken over."
         )
     return average
+
+
+def saved_schedule(store: Any) -> Any:
+    """Read when the terms' gradient norms are measured from a checkpoint.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    schedule = np.asarray(store[SCHEDULE])
+    if schedule.dtype.kind != "i" or schedule.shape != (2,) or not (schedule >= 0).all():
+        raise ValueError(
+            f"The field `{SCHEDULE}` of the loss in the checkpoint{_file_of(store)} cannot be used: expected two "
+            f"integers of at least 0. Received: {schedule!r:.200}. Nothing of it is taken over."
+        )
+    return schedule
 
 
 def _file_of(store: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Self
 import keras
 
 from keras_adaptive_weights.deciding.config import (
+    FLOAT32_MAX,
     AdaptiveWeightConfig,
     TrainingConfig,
     XTTSConfig,
@@ -15,6 +16,7 @@ from keras_adaptive_weights.deciding.config import (
 )
 from keras_adaptive_weights.deciding.state import adaptive_weight_metrics, stability_metrics
 from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
+from keras_adaptive_weights.losses.balance import balance_config, balance_from_config
 from keras_adaptive_weights.losses.composite import CompositeLoss, LossTerm
 from keras_adaptive_weights.losses.xtts_terms import (
     attention_loss,
@@ -68,6 +70,8 @@ class XTTSLoss(CompositeLoss):
         stop_positive_weight: Weight of the positive frames in the stop loss, which are few.
         stop_from_logits: Whether `stop_tokens` are logits, as of a layer without an activation. `False`: they are
             probabilities, as of one with a sigmoid.
+        balance: See `CompositeLoss`. With one, and without `config`, the mel weight moves between a hundredth of its
+            base and a hundred times that.
         reduction: As in `keras.losses.Loss`.
         name: Name of the loss.
         dtype: As in `keras.losses.Loss`.
@@ -101,6 +105,7 @@ class XTTSLoss(CompositeLoss):
         huber_delta: float = 1.0,
         stop_positive_weight: float = 5.0,
         stop_from_logits: bool = True,
+        balance: Any = None,
         reduction: str | None = "sum_over_batch_size",
         name: str = "xtts_loss",
         dtype: Any = None,
@@ -115,7 +120,7 @@ class XTTSLoss(CompositeLoss):
             "gradient_norm_threshold": gradient_norm_threshold,
         }
         if config is None:
-            config = AdaptiveWeightConfig(**given)
+            config = AdaptiveWeightConfig(**given, **({} if balance is None else _reach(mel_loss_weight)))
         elif not isinstance(config, AdaptiveWeightConfig):
             _refuse_guide_config("config", config)
             raise TypeError(
@@ -177,6 +182,7 @@ class XTTSLoss(CompositeLoss):
             },
             max_loss_spike_threshold=config.max_loss_spike_threshold,
             loss_smoothing_factor=config.loss_smoothing_factor,
+            balance=balance,
             reduction=reduction,
             name=name,
             dtype=dtype,
@@ -227,6 +233,7 @@ class XTTSLoss(CompositeLoss):
         return {
             **plain,
             "config": self.mel_weight.config.to_dict(),
+            "balance": balance_config(self.balance),
             "name": self.name,
             "reduction": self.reduction,
             "dtype": self.dtype,
@@ -235,8 +242,19 @@ class XTTSLoss(CompositeLoss):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """Build from what `get_config` returned."""
-        weights = {n: AdaptiveWeight.from_config(v) for n, v in config.items() if n != "config" and isinstance(v, dict)}
-        return cls(**{**config, **weights, "config": AdaptiveWeightConfig.from_dict(config["config"])})
+        plain = {n: v for n, v in config.items() if n not in ("config", "balance")}
+        weights = {n: AdaptiveWeight.from_config(v) for n, v in plain.items() if isinstance(v, dict)}
+        settings = AdaptiveWeightConfig.from_dict(config["config"])
+        return cls(**{**plain, **weights, "config": settings, "balance": balance_from_config(config.get("balance"))})
+
+
+def _reach(base: Any) -> dict[str, Any]:
+    """Return the bounds of a balanced weight; what is no positive number is refused later."""
+    try:
+        low, high = 0.01 * base, 100.0 * base
+    except TypeError:
+        return {}
+    return {"min_weight": low, "max_weight": high} if 0.0 < low < high <= FLOAT32_MAX else {}
 
 
 def _refuse_guide_config(name: str, value: Any) -> None:

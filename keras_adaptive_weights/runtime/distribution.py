@@ -125,6 +125,31 @@ def on_every_replica(
     tf.distribute.get_replica_context().merge_call(across, args=(fn, values, *condition))
 
 
+def value_where(condition: Any, fn: Callable[[], Any], otherwise: Any) -> Any:
+    """Return what `fn` returns where a condition holds; computed only there, on every replica.
+
+    Args:
+        condition: Scalar bool, the same on all replicas.
+        fn: Makes a tensor, the same on all replicas; it may reduce over them.
+        otherwise: The value where the condition does not hold.
+
+    As in `on_every_replica`, the condition is taken in cross-replica context.
+    """
+    if replicas() == 1:
+        return tf.cond(condition, fn, lambda: otherwise)
+
+    def across(strategy: Any, fns: Any, condition: Any, otherwise: Any) -> Any:
+        def first(values: Any) -> Any:
+            return strategy.experimental_local_results(values)[0]
+
+        def compute() -> Any:
+            return first(strategy.extended.call_for_each_replica(lambda fn: fn(), args=(fns,)))
+
+        return tf.cond(first(condition), compute, lambda: first(otherwise))
+
+    return tf.distribute.get_replica_context().merge_call(across, args=(fn, condition, otherwise))
+
+
 @contextlib.contextmanager
 def read_once(variables: Sequence[tf.Variable]) -> Iterator[None]:
     """Let some variables be read here, and not anew wherever they are used while something is traced.

@@ -90,6 +90,21 @@ def refuse_shared_names(metrics: Iterable[Any], ours: AbstractSet[str]) -> None:
         )
 
 
+def refuse_no_tape(tape: Any, balance: Any) -> None:
+    """Refuse a step of one's own from which the gradient norms of its terms cannot be had.
+
+    Raises:
+        ValueError: No tape, or one that is not persistent.
+    """
+    if tape is None or not getattr(tape, "_persistent", True):
+        received = "None" if tape is None else "a tape that is not persistent"
+        raise ValueError(
+            f"apply_if_finite: argument `tape` must be the tape that saw the losses, as {type(balance).__name__} "
+            f"measures the gradient norm of each term. Received: {received}. Write `with self.gradient_tape() as "
+            "tape:` and `apply_if_finite(measured, gradients, before, tape=tape)`."
+        )
+
+
 def refuse_others_gradients(gradients: Sequence[Any], variables: Sequence[Any]) -> None:
     """Refuse gradients that are not those of the variables.
 

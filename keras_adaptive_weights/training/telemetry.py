@@ -7,6 +7,7 @@ would see its last step only. Float64 holds float32 values and step counts exact
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -50,6 +51,8 @@ class StepRow(NamedTuple):
         empty: There was nothing to measure, so the step was left out whole.
         loss_scaling: The step was skipped only because the loss scale overflowed.
         requests: What any worker passed on with this step: term and one of `REQUESTS`, in the order to carry it out in.
+        term_norms: Norm of the gradient of each raw term, without loss scale and dampening; infinite where it was not
+            finite. A term that took no part, or had nothing to measure, is left out. `None`: not measured on this step.
     """
 
     number: int
@@ -61,6 +64,7 @@ class StepRow(NamedTuple):
     loss_scaling: bool
     requests: tuple[tuple[str, str], ...]
     empty: bool = False
+    term_norms: dict[str, float] | None = None
 
 
 class Outcome(NamedTuple):
@@ -129,7 +133,9 @@ class Telemetry:
         carries_requests = carries_requests and bool(self.names)
         self._slots = [(n, r) for n in loss.adaptive_weights for r in REQUESTS] if carries_requests else []
         self._asked = np.zeros(len(self._slots), "float32")
-        columns = _FIXED_COLUMNS + len(self.names) + len(self._slots)
+        measures_norms = isinstance(loss, CompositeLoss) and loss.norm_schedule is not None
+        self._norms_of = tuple(loss.terms) if measures_norms else ()
+        columns = _FIXED_COLUMNS + len(self.names) + len(self._slots) + len(self._norms_of)
         self._ring = tf.Variable(tf.zeros([self._rows, columns], tf.float64), trainable=False, name="telemetry")
         self.requests = tf.Variable(self._asked, trainable=False, name="requests") if self._slots else None
         # for whoever is shown no `skipped_steps`: how many since somebody asked, and the culprit of the first
@@ -185,7 +191,15 @@ class Telemetry:
         return number if present is True else tf.where(present, number, first + 1 + len(culprits))
 
     def write(
-        self, terms: dict[str, Any], total: Any, norm: Any, dampening: Any, outcome: Any, bad: Any, requests: Any
+        self,
+        terms: dict[str, Any],
+        total: Any,
+        norm: Any,
+        dampening: Any,
+        outcome: Any,
+        bad: Any,
+        requests: Any,
+        term_norms: Any = None,
     ) -> None:
         """Add the row of one step, in the graph.
 
@@ -197,13 +211,14 @@ class Telemetry:
             outcome: What `outcome` returned.
             bad: Two scalar bools: whether the step was skipped as not finite, and whether by loss scaling only.
             requests: See `requests`. `None`: there are none.
+            term_norms: A vector with a norm per term of the loss, NaN where it was not measured. `None`: never is one.
         """
         skipped, routine = bad
         self.writes = True
         dtype = tf.float64 if total.dtype == tf.float64 else tf.float32
         values = [total, norm, dampening, outcome, routine, *(terms.get(name, np.nan) for name in self.names)]
         row = tf.cast(tf.stack([tf.cast(value, dtype) for value in values]), tf.float64)  # as few casts
-        parts = [row] if requests is None else [row, tf.cast(requests, tf.float64)]
+        parts = [row, *(tf.cast(more, tf.float64) for more in (requests, term_norms) if more is not None)]
         ring = self._ring.read_value()
         newest = tf.concat([ring[-1, :1] + 1.0, *parts], axis=0)[None]
         self._ring.assign(newest if self._rows == 1 else tf.concat([ring[1:], newest], axis=0))
@@ -258,11 +273,17 @@ class Telemetry:
             bool(routine) and non_finite is not None,
             self._requests_in(row) if self._slots else (),
             empty,
+            self._norms_in(row) if self._norms_of else None,
         )
 
     def _requests_in(self, row: list[float]) -> tuple[tuple[str, str], ...]:
-        shares = row[_FIXED_COLUMNS + len(self.names) :]
+        first = _FIXED_COLUMNS + len(self.names)
+        shares = row[first : first + len(self._slots)]
         return tuple(slot for slot, share in zip(self._slots, shares, strict=True) if share > 0)
+
+    def _norms_in(self, row: list[float]) -> dict[str, float] | None:
+        norms = zip(self._norms_of, row[-len(self._norms_of) :], strict=True)
+        return {name: norm for name, norm in norms if not math.isnan(norm)} or None
 
 
 class StepMetrics(keras.metrics.Metric):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from keras_adaptive_weights.deciding.health import SCALE_STEPS
 from keras_adaptive_weights.deciding.term_names import REGULARIZATION
+from keras_adaptive_weights.losses.balance import NormSchedule
 from keras_adaptive_weights.losses.composite import CompositeLoss
 from keras_adaptive_weights.losses.keras_losses import from_compile, has_adaptive_weights
 from keras_adaptive_weights.losses.per_sample import counts as anything_to_measure
@@ -35,6 +36,7 @@ from keras_adaptive_weights.runtime.distribution import (
     replicas,
     several_workers,
     sum_gradients,
+    value_where,
 )
 from keras_adaptive_weights.runtime.train_function import (
     can_make_train_function,
@@ -45,6 +47,7 @@ from keras_adaptive_weights.runtime.written_variables import Remembered, build_i
 from keras_adaptive_weights.training.argument_checks import (
     checked_loss,
     output_names_of,
+    refuse_no_tape,
     refuse_others_gradients,
     refuse_shared_names,
 )
@@ -57,6 +60,7 @@ from keras_adaptive_weights.training.model_classes import (
 )
 from keras_adaptive_weights.training.skip_watch import watching_skips
 from keras_adaptive_weights.training.telemetry import Telemetry, first_non_finite, mean_of
+from keras_adaptive_weights.training.term_norms import norms_of_terms
 
 _MIN_STEPS_BEFORE_DAMPENING = 10
 _as_it_is = tf.autograph.experimental.do_not_convert  # where somebody calls it in a function of his own
@@ -75,6 +79,7 @@ class Measurement(NamedTuple):
         measured: The same of each term.
         requests: Share of the replicas that pass on each request by hand; see `Telemetry.requests`. `None`: none can.
         batch: `(x, y, y_pred, sample_weight)`.
+        parts: Each term of this replica as the total has it, neither reduced nor averaged.
 
     With several replicas, total and terms are means over those that had something to measure, and the objective is the
     replica's own.
@@ -88,6 +93,7 @@ class Measurement(NamedTuple):
     measured: dict[str, Any]
     requests: Any
     batch: tuple[Any, Any, Any, Any]
+    parts: Mapping[str, Any] = {}
 
 
 class StableTrainStepMixin(BuildsFromLocalBatch, ListsSomeLast):
@@ -103,11 +109,11 @@ class StableTrainStepMixin(BuildsFromLocalBatch, ListsSomeLast):
     def train_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         before = self.remember_state()
-        with tf.GradientTape() as tape:
+        with self.gradient_tape() as tape:
             y_pred = self(x, training=True)                      # ... whatever you do
             measured = self.measure_losses(x, y, y_pred, sample_weight)
         gradients = tape.gradient(measured.objective, self.trainable_variables)
-        return self.apply_if_finite(measured, gradients, before)
+        return self.apply_if_finite(measured, gradients, before, tape=tape)
     ```
 
     One of two passes measures twice, here for sharpness-aware minimization: the gradients are those of a place nearby.
@@ -117,18 +123,18 @@ class StableTrainStepMixin(BuildsFromLocalBatch, ListsSomeLast):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         before, variables = self.remember_state(), self.trainable_variables
         here = [tf.convert_to_tensor(variable) for variable in variables]
-        with tf.GradientTape() as tape:
+        with self.gradient_tape() as tape:
             measured = self.measure_losses(x, y, self(x, training=True), sample_weight)
         uphill = tape.gradient(measured.objective, variables)
         length = 0.05 / tf.linalg.global_norm(uphill)
         for variable, value, direction in zip(variables, here, uphill):
             variable.assign(value + length * direction)
-        with tf.GradientTape() as tape:
+        with tf.GradientTape() as tape_there:
             there = self.measure_losses(x, y, self(x, training=True), sample_weight)
-        gradients = tape.gradient(there.objective, variables)
+        gradients = tape_there.gradient(there.objective, variables)
         for variable, value in zip(variables, here):             # back to where it was, also from a NaN
             variable.assign(value)
-        return self.apply_if_finite(measured, gradients, before)  # decided on the losses here
+        return self.apply_if_finite(measured, gradients, before, tape=tape)  # decided on the losses here
     ```
 
     Not undone are effects outside variables (files, prints, tables); in eager mode and over several replicas also
@@ -230,13 +236,13 @@ class StableTrainStepMixin(BuildsFromLocalBatch, ListsSomeLast):
             self._telemetry.built = True
             build_if_not_traced_again(self, (x, y, sample_weight))
         before = self.remember_state()
-        with tf.GradientTape() as tape:
-            y_pred = self._forward(x, training=True)
+        with self.gradient_tape() as tape:
+            y_pred = forward(self, x, training=True)
             measured = self.measure_losses(x, y, y_pred, sample_weight)
         if not self.trainable_variables:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)  # as Keras says it
         gradients = tape.gradient(measured.objective, self.trainable_variables)
-        return self.apply_if_finite(measured, gradients, before)
+        return self.apply_if_finite(measured, gradients, before, tape=tape)
 
     @_as_it_is
     def test_step(self, data: Any) -> dict[str, Any]:
@@ -245,7 +251,7 @@ class StableTrainStepMixin(BuildsFromLocalBatch, ListsSomeLast):
         if not self._telemetry.shown:
             return logs_for_reduction(self.distribute_strategy, super().test_step(data))
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        y_pred = self._forward(x, training=False)
+        y_pred = forward(self, x, training=False)
         total, terms, present, measured = self._evaluate_losses(x, y, y_pred, sample_weight, training=False)
         size = _batch_size(x)
         _keras_metrics(self)[0].update_state(
@@ -273,6 +279,10 @@ class StableTrainStepMixin(BuildsFromLocalBatch, ListsSomeLast):
         if tf.executing_eagerly():
             variables += self.trainable_variables  # a graph shows whether one is written, as by spectral normalization
         return Remembered({id(v): v for v in variables if id(v) not in own}.values(), self._telemetry.found)
+
+    def gradient_tape(self) -> tf.GradientTape:
+        """Return a `tf.GradientTape`: a persistent one where a balance measures the gradient norm of each term."""
+        return tf.GradientTape(persistent=self._norm_schedule is not None)
 
     @_as_it_is
     def measure_losses(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Measurement:
@@ -302,7 +312,8 @@ class StableTrainStepMixin(BuildsFromLocalBatch, ListsSomeLast):
             objective = self.optimizer.scale_loss(objective)
         batch = (x, y, y_pred, sample_weight)
         named, measured = dict(zip(terms, values, strict=True)), dict(zip(terms, flags, strict=True))
-        return Measurement(objective, total, named, dampening, present, measured, requests, batch)
+        parts = dict(self._telemetry.terms)
+        return Measurement(objective, total, named, dampening, present, measured, requests, batch, parts)
 
     @_as_it_is
     def apply_if_finite(
@@ -311,6 +322,7 @@ class StableTrainStepMixin(BuildsFromLocalBatch, ListsSomeLast):
         gradients: Sequence[Any],
         before: Remembered,
         variables: Sequence[Any] | None = None,
+        tape: tf.GradientTape | None = None,
     ) -> dict[str, Any]:
         """Apply the gradients, or undo the step where anything is not finite; record it and return the logs.
 
@@ -321,12 +333,15 @@ class StableTrainStepMixin(BuildsFromLocalBatch, ListsSomeLast):
             gradients: Gradients of its objective by `variables`, scaled as they are.
             before: What `remember_state` returned before the forward pass.
             variables: The variables that the gradients belong to, all others stay. `None`: `trainable_variables`.
+            tape: The `gradient_tape` that saw `measured`, for the gradient norms of its terms. It may be left out where
+                the loss has no balance that looks at them.
 
         Returns:
             The logs of the step, by name.
 
         Raises:
-            ValueError: Not one gradient for each variable, or of another shape.
+            ValueError: Not one gradient for each variable, or of another shape; or no tape where the balance needs one,
+                or one of which nothing more can be had.
         """
         to_restore = before.to_restore()
         variables = list(self.trainable_variables if variables is None else variables)
@@ -337,8 +352,9 @@ class StableTrainStepMixin(BuildsFromLocalBatch, ListsSomeLast):
             whole = [getattr(variable, "overwrite_with_gradient", False) for variable in variables]
             gradients = [g if g is None or not w else g / count for g, w in zip(gradients, whole, strict=True)]
         norm, finite, bad = first_non_finite(
-            measured.terms, measured.total, gradients, self._gradient_scale(), variables
+            measured.terms, measured.total, gradients, gradient_scale(self.optimizer), variables
         )
+        due, term_norms = self._measure_term_norms(measured, variables, tape)
         scaling = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         (x, y, y_pred, sample_weight), present = measured.batch, measured.present
         tracker, *others = _keras_metrics(self)
@@ -389,7 +405,8 @@ class StableTrainStepMixin(BuildsFromLocalBatch, ListsSomeLast):
         skipped = tf.logical_not(taken) if present is True else tf.logical_and(tf.logical_not(taken), present)
         terms = [_nan_unless(measured.measured[name], value, present) for name, value in measured.terms.items()]
         leave_row = functools.partial(self._leave_row, tuple(measured.terms))
-        once(leave_row, measured.total, norm, measured.dampening, taken, skipped, outcome, measured.requests, *terms)
+        row = (measured.total, norm, measured.dampening, taken, skipped, outcome, measured.requests)
+        once(leave_row, *row, due, term_norms, *terms)
         logs = self._logs_of_own_metrics(measured, counts) if own_logs else self.get_metrics_result()
         logs = logs_for_reduction(self.distribute_strategy, logs)
         self._telemetry.logs_so_far = {} if own_logs else dict(logs)
@@ -512,24 +529,42 @@ class StableTrainStepMixin(BuildsFromLocalBatch, ListsSomeLast):
         skipped: Any,
         outcome: Any,
         requests: Any,
+        due: Any,
+        term_norms: Any,
         *terms: Any,
     ) -> None:
         """Record the step, once per worker."""
+        if self._norm_schedule is not None:
+            term_norms = tf.where(taken, term_norms, np.nan)
+            told = tf.reduce_any(tf.logical_and(term_norms > 0.0, tf.math.is_finite(term_norms)))
+            self._norm_schedule.note(due, taken, told)
         self._track_total(total, dampening, taken)
         scaling = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
         routine = tf.math.is_finite(total) if scaling else False
         named = dict(zip(names, terms, strict=True))
-        self._telemetry.write(named, total, norm, dampening, outcome, (skipped, routine), requests)
+        self._telemetry.write(named, total, norm, dampening, outcome, (skipped, routine), requests, term_norms)
+
+    @property
+    def _norm_schedule(self) -> NormSchedule | None:
+        return self.loss.norm_schedule if isinstance(self.loss, CompositeLoss) else None
+
+    def _measure_term_norms(
+        self, measured: Measurement, variables: Sequence[Any], tape: tf.GradientTape | None
+    ) -> tuple[Any, Any]:
+        """Return whether this step is to measure the norm of each term's gradient, and a vector of them or of NaN."""
+        if self._norm_schedule is None:
+            return None, None
+        refuse_no_tape(tape, self.loss.balance)
+        parts = {name: value for name, value in measured.parts.items() if name in self.loss.terms}
+        due, scale = self._norm_schedule.due(), gradient_scale(self.optimizer)
+        measure = functools.partial(norms_of_terms, self.loss, tape, parts, measured.measured, scale, variables)
+        return due, value_where(due, measure, tf.fill([len(self.loss.terms)], np.float32(np.nan)))
 
     def _build_optimizer(self) -> None:
         """Create the optimizer's variables before its scale is read: until then that is a constant."""
         if self.optimizer is not None and not self.optimizer.built:
             with tf.init_scope():
                 self.optimizer.build(self.trainable_variables)
-
-    def _forward(self, x: Any, *, training: bool) -> Any:
-        takes_training = "training" in inspect.signature(self.call).parameters
-        return self(x, training=training) if takes_training else self(x)  # type: ignore[operator]
 
     def _prepare_telemetry(self) -> None:
         telemetry = getattr(self, "_telemetry", None)
@@ -567,12 +602,6 @@ class StableTrainStepMixin(BuildsFromLocalBatch, ListsSomeLast):
         """Return what a batch of `size` samples counts in the means of the terms: with Keras's losses as in Keras's."""
         return size if self._telemetry.tells_skips else tf.constant(float(_first(y_pred).shape[0] or 1))
 
-    def _gradient_scale(self) -> Any:
-        """Return the factor on the gradients that mixed precision put there."""
-        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            return self.optimizer.scale_loss(tf.constant(1.0))
-        return getattr(self.optimizer, "loss_scale_factor", None) or 1.0
-
     def _dampening(self, total: Any) -> Any:
         """Return the factor that takes a spike down to the threshold, and 1.0 for any other total."""
         if not isinstance(self.loss, CompositeLoss) or self.loss.max_loss_spike_threshold is None:
@@ -603,6 +632,18 @@ class StableModel(StableTrainStepMixin, keras.Model):
     >>> inputs = keras.Input((4,))
     >>> model = StableModel(inputs, keras.layers.Dense(1)(inputs))
     """
+
+
+def forward(model: keras.Model, x: Any, *, training: bool) -> Any:
+    """Call a model, with `training` where it takes that."""
+    return model(x, training=training) if "training" in inspect.signature(model.call).parameters else model(x)
+
+
+def gradient_scale(optimizer: Any) -> Any:
+    """Return the factor on the gradients that mixed precision put there."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return optimizer.scale_loss(tf.constant(1.0))
+    return getattr(optimizer, "loss_scale_factor", None) or 1.0
 
 
 def _shared_by_all_variables(optimizer: Any) -> list[Any]:

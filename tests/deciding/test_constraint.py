@@ -4,7 +4,7 @@ import math
 import random
 
 import pytest
-from balance import ADAPTIVE, BESIDE, QUICK, changes, play, seen, steady
+from joint_streams import ADAPTIVE, BESIDE, QUICK, changes, play, seen, steady
 
 from keras_adaptive_weights.deciding.constraint import Constraint
 from keras_adaptive_weights.deciding.joint_envelope import JointEnvelope

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from balance import ADAPTIVE, BESIDE, seen
+from joint_streams import ADAPTIVE, BESIDE, seen
 
 from keras_adaptive_weights.deciding.gradient_share import GradientShare
 from keras_adaptive_weights.deciding.joint import Term

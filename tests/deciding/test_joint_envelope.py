@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import pytest
-from balance import ADAPTIVE, BESIDE, QUICK, bad, changes, play, seen, steady, through_json
+from joint_streams import ADAPTIVE, BESIDE, QUICK, bad, changes, play, seen, steady, through_json
 
 from keras_adaptive_weights.deciding.decision import Action, Reason
 from keras_adaptive_weights.deciding.gradient_share import GradientShare

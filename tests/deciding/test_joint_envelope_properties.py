@@ -5,9 +5,9 @@ import math
 import random
 from collections import Counter
 
-from balance import by_hand, play, through_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from joint_streams import by_hand, play, through_json
 
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.constraint import Constraint

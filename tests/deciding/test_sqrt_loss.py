@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from balance import ADAPTIVE, seen
+from joint_streams import ADAPTIVE, seen
 
 from keras_adaptive_weights.deciding.joint import Term
 from keras_adaptive_weights.deciding.sqrt_loss import SqrtLoss

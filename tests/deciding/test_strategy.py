@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import pytest
-from balance import ADAPTIVE, QUICK, play, steady, through_json
+from joint_streams import ADAPTIVE, QUICK, play, steady, through_json
 
 from keras_adaptive_weights.deciding.joint import JointObservation, Term
 from keras_adaptive_weights.deciding.joint_envelope import JointEnvelope

@@ -6,6 +6,7 @@ python tests/execution/plain_keras.py workers        # under TF_CONFIG, in each 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 
@@ -15,6 +16,17 @@ import tensorflow as tf
 
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.runtime.distribution import BuildsFromLocalBatch
+
+
+class NormsOfTerms(keras.callbacks.Callback):
+    """Keeps the gradient norms of the terms, step by step."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen += [row.term_norms for row in self.model.telemetry.read(len(self.seen))]
 
 
 class BuiltFromTheLocalBatch(BuildsFromLocalBatch, keras.Model):
@@ -64,6 +76,32 @@ def summed_otherwise(strategy):
         keras.Optimizer._all_reduce_sum_gradients = original
 
 
+def term_norms(strategy=None):
+    """Gradient norms of the terms of a model with slices and batch normalisation, due on steps 1, 2, 4 and 6."""
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        keras.utils.set_random_seed(3)
+        inputs = keras.Input((5,), dtype="int32")
+        hidden = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(7, 4)(inputs))
+        hidden = keras.layers.BatchNormalization(synchronized=strategy is not None)(keras.layers.Dense(4)(hidden))
+        model = kaw.StableModel(inputs, keras.layers.Dense(3)(hidden))
+        terms = {
+            "a_loss": kaw.LossTerm(lambda t, p: tf.reduce_mean(tf.square(t - p), axis=-1), kaw.AdaptiveWeight(2.5)),
+            "b_loss": kaw.LossTerm(lambda t, p: tf.reduce_mean(tf.abs(t - p), axis=-1), 0.5),
+        }
+        balance = kaw.GradientShare(measure_every=2, calibrate_steps=5)
+        loss = kaw.CompositeLoss(terms, balance=balance)
+        loss.norm_schedule.variable.assign([2, 0])
+        model.compile(optimizer=keras.optimizers.SGD(0.1, momentum=0.9), loss=loss)
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    draw = np.random.default_rng(1)
+    x, y = draw.integers(0, 5, (48, 5)).astype("int32"), draw.standard_normal((48, 3)).astype("float32")
+    norms = NormsOfTerms()
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8).with_options(options)
+    model.fit(data, verbose=0, callbacks=[norms])
+    return norms.seen
+
+
 class CountsInCall(kaw.StableTrainStepMixin, keras.Model):
     """Keeps a metric of its own in `call`, of which each replica has a part."""
 
@@ -98,6 +136,7 @@ def over_replicas():
         "summed otherwise": summed_otherwise(strategy),
         "reductions": reductions(strategy),
         "skipped": skipped_over_replicas(strategy),
+        "term norms": [term_norms(strategy), term_norms()],
         "steps per execution": fails(strategy, steps_per_execution=2),
         "steps per execution, ours": fails(strategy, kaw.StableModel, steps_per_execution=2),
     }
@@ -109,6 +148,7 @@ def over_workers():
         "build": fails(strategy),
         "logs": fails(strategy, BuiltFromTheLocalBatch),
         "ours": fails(strategy, kaw.StableModel),
+        "term norms": [term_norms(strategy), term_norms()],
     }
 
 

@@ -73,6 +73,22 @@ def test_metrics_of_a_skipped_step_are_as_before_on_each_replica(over_replicas):
     assert set(always.values()) == {"nan"}
 
 
+def same_norms(ours, one_device):
+    assert [norms is not None for norms in one_device] == [True, True, False, True, False, True]
+    for norms, expected in zip(ours, one_device, strict=True):
+        assert norms == (expected and pytest.approx(expected, rel=1e-4))
+
+
+def test_gradients_of_a_term_are_summed_over_replicas_before_their_norm(over_replicas):
+    """Slices of an embedding and synchronised batch normalisation among them: as on one device."""
+    same_norms(*over_replicas["term norms"])
+
+
+def test_gradients_of_a_term_are_summed_over_workers_before_their_norm(over_workers):
+    for said in over_workers:
+        same_norms(*said["term norms"])
+
+
 def test_plain_keras_cannot_build_from_a_batch_of_several_workers(over_workers):
     """keras-team/keras#20585, first place. Once it can, `BuildsFromLocalBatch` may go."""
     for said in over_workers:

@@ -1,0 +1,38 @@
+"""A balance by its name, as it is given on a command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras_adaptive_weights.deciding.constraint import Constraint
+from keras_adaptive_weights.deciding.gradient_share import GradientShare
+from keras_adaptive_weights.deciding.sqrt_loss import SqrtLoss
+
+FORMS = "guide, auto, share:TERM=PART[,TERM=PART...], constraint:TERM=LIMIT or sqrt"
+"""What `balance_of` reads."""
+
+
+def balance_of(text: str) -> Any:
+    """Return the strategy that a text names; `None` for "guide", the guide's rule term by term.
+
+    Raises:
+        ValueError: It names none.
+
+    Example:
+
+    >>> balance_of("share:mel_loss=0.6").shares
+    {'mel_loss': 0.6}
+    """
+    kind, _, rest = text.partition(":")
+    if not rest and kind in ("guide", "auto", "sqrt") and ":" not in text:
+        return {"guide": None, "auto": GradientShare(), "sqrt": SqrtLoss()}[kind]
+    try:
+        values = {name: float(value) for name, value in (part.rsplit("=", 1) for part in rest.split(","))}
+        if kind == "share" and len(values) == len(rest.split(",")):
+            return GradientShare(values)
+        if kind == "constraint" and len(values) == 1:
+            ((term, limit),) = values.items()
+            return Constraint(term, at_most=limit)
+    except ValueError as error:
+        raise ValueError(f"a balance must be one of {FORMS}. Received: {text!r}: {error}") from None
+    raise ValueError(f"a balance must be one of {FORMS}. Received: {text!r}.")
