@@ -49,6 +49,20 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         metavar="FAULTS",
         help="corrupt batches, e.g. nan@150,spike@220: kind@step, steps counted from 1 over all epochs",
     )
+    weights = parser.add_argument_group("weights of the loss")
+    weights.add_argument(
+        "--balance",
+        type=_balance,
+        default=None,
+        metavar="BALANCE",
+        help="what decides the mel weight: guide (default), share:mel_loss=0.6, or auto, equal shares of the gradient",
+    )
+    weights.add_argument(
+        "--mel-weight",
+        type=_number(float, low=0.0, open_low=True),
+        default=2.5,
+        help="mel weight to begin with (2.5); a hundredth of it, 0.025, is a bad start",
+    )
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data", type=Path, help="folder in LJSpeech's layout: metadata.csv and wavs/ (default: a synthesised corpus)"
@@ -78,6 +92,16 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     )
     output.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
+
+
+def _balance(text: str) -> Any:
+    """Convert a balance's name."""
+    from keras_adaptive_weights.deciding.named_balance import balance_of
+
+    try:
+        return balance_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def default_cache_dir() -> Path:

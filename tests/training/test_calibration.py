@@ -118,7 +118,9 @@ def test_what_is_no_batches_is_refused(data, message):
 
 
 def test_a_model_that_has_nothing_to_calibrate_is_refused():
-    with pytest.raises(TypeError, match=r"calibrate: argument `model`.*Received: a Model\. Write `model = kaw\.stable"):
+    with pytest.raises(
+        TypeError, match=r"calibrate: argument `model`.*Received: a Functional\. Write `model = kaw\.stable"
+    ):
         kaw.calibrate(make_model(keras.Model), batches(6))
     for loss in (make_loss(), loss_with(kaw.Constraint("a_loss", at_most=1.0)), "mse"):
         with pytest.raises(ValueError, match=r"a loss whose balance measures at the start.*balance=GradientShare\(\)"):
