@@ -4,7 +4,7 @@
     python examples/compare.py --report
     python examples/compare.py --quick --csv runs/quick.csv
 
-The whole grid, 6 scenarios x 5 contestants x 5 seeds, takes less than an hour on two cores. Every run appends a row to
+The whole grid, 7 scenarios x 7 contestants x 5 seeds, takes an hour and a half on two cores. Every run appends a row to
 a CSV file; started again after an interruption it goes on with what is missing. `--report` trains nothing, and prints
 the comparison from the file given, or else from the results that come with this example.
 

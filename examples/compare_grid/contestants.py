@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from xtts_demo.model import XTTSModel
 import keras_adaptive_weights as kaw
 
 from .earlier_rule import EarlierRuleModel
-from .grid import ADAPTIVE, EARLIER, FIXED, PLAIN, SURGE_FACTOR, TERMINATE, Settings
+from .grid import ADAPTIVE, BALANCED, EARLIER, FIXED, PLAIN, SURGE_FACTOR, TERMINATE, Settings
 from .plain import PlainModel
 
 REDUCTION = 4
@@ -27,7 +28,9 @@ _MODELS = {
     EARLIER: EarlierRuleModel,
     FIXED: kaw.StableModel,
     ADAPTIVE: kaw.StableModel,
+    **dict.fromkeys(BALANCED, kaw.StableModel),
 }
+_ROOM = 100.0
 
 
 class SurgingRate(keras.optimizers.schedules.LearningRateSchedule):
@@ -84,14 +87,26 @@ def build(contestant: str, base_weight: float, shape: Shape, settings: Settings,
     model = _MODELS[contestant](inputs, network(inputs))
     model.compile(
         optimizer=keras.optimizers.Adam(SurgingRate(settings, surge), global_clipnorm=_CLIP_NORM),
-        loss=kaw.XTTSLoss(mel_loss_weight=base_weight, use_adaptive_weights=contestant == ADAPTIVE),
+        loss=loss(contestant, base_weight),
     )
     model.optimizer.build(model.trainable_variables)  # else Keras traces the train step twice, which takes seconds
     return model
+
+
+def loss(contestant: str, base_weight: float) -> kaw.XTTSLoss:
+    """Return the loss of a contestant. A weight outside the guide's bounds moves up to a hundredfold either way."""
+    if contestant in BALANCED:
+        return kaw.XTTSLoss(base_weight, balance=kaw.GradientShare(BALANCED[contestant]))
+    usual = kaw.AdaptiveWeightConfig(enabled=contestant == ADAPTIVE)
+    if not usual.min_weight <= base_weight <= usual.max_weight:
+        usual = dataclasses.replace(usual, min_weight=base_weight / _ROOM, max_weight=base_weight * _ROOM)
+    return kaw.XTTSLoss(base_weight, config=usual)
 
 
 def callbacks(contestant: str, log_dir: str) -> Sequence[keras.callbacks.Callback]:
     """Return the callbacks that make the contestant what it is; ours keeps its record in `log_dir`."""
     if contestant == TERMINATE:
         return [keras.callbacks.TerminateOnNaN()]
+    if contestant in BALANCED:
+        return [kaw.AdaptiveWeightCallback(log_dir=log_dir)]
     return [kaw.AdaptiveMelWeightCallback(log_dir=log_dir)] if contestant == ADAPTIVE else []

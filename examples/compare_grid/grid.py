@@ -15,14 +15,19 @@ SURGE_SHARE = 0.05
 GUIDE_WEIGHT = 2.5
 
 PLAIN, TERMINATE, EARLIER, FIXED, ADAPTIVE = "plain", "terminate-on-nan", "earlier-rule", "mixin-fixed", "adaptive"
+SHARE, AUTO = "share-60", "auto"
+BALANCED = {SHARE: {"mel_loss": 0.6}, AUTO: None}
+"""The contestants with a balance, and the shares of the gradient that they intend; `None`: equal ones."""
 CONTESTANTS = {
     PLAIN: "plain Keras, fixed weight",
     TERMINATE: "plain Keras + TerminateOnNaN",
     EARLIER: "earlier rule, plain Keras",
     FIXED: "mixin, fixed weight",
     ADAPTIVE: "mixin + adaptive weight",
+    SHARE: "mixin + share 60 %",
+    AUTO: "mixin + equal shares",
 }
-"""Name -> what it is called in the report. `adaptive` is this package as it is meant to be used."""
+"""Name -> what it is called in the report. `adaptive` is the guide's rule, the two after it are balances."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,7 @@ SCENARIOS = {
     "surge": Scenario("learning rate x10 for a while", surge=True),
     "weight-1": Scenario("base weight 1.0", base_weight=1.0),
     "weight-5": Scenario("base weight 5.0", base_weight=5.0),
+    "weight-low": Scenario("mel weight 100 times too low", base_weight=0.01 * GUIDE_WEIGHT),
 }
 
 

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 
-from .grid import ADAPTIVE, CONTESTANTS, FIXED, PLAIN, SCENARIOS, Cell
+from .grid import ADAPTIVE, AUTO, CONTESTANTS, FIXED, PLAIN, SCENARIOS, SHARE, Cell
 from .inference import MARGIN, Comparison, compare, mean_interval
 from .results import Row
 
@@ -27,7 +27,7 @@ _QUESTION = (
     "Not worse? Mean difference between pairs of one seed, relative to the mean of the second; its one-sided upper "
     f"95 % bound; the verdict for a margin of {100 * MARGIN:g} %."
 )
-_PAIRS = ((ADAPTIVE, FIXED), (ADAPTIVE, PLAIN), (FIXED, PLAIN))
+_PAIRS = ((ADAPTIVE, FIXED), (ADAPTIVE, PLAIN), (FIXED, PLAIN), (SHARE, FIXED), (AUTO, FIXED))
 
 
 def report(rows: Sequence[Row]) -> str:

@@ -31,7 +31,8 @@ from markdown import publish, table
 
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.deciding import guide_rule
-from keras_adaptive_weights.deciding.joint import JointObservation
+from keras_adaptive_weights.deciding.joint import JointObservation, Term
+from keras_adaptive_weights.deciding.joint_envelope import JointEnvelope
 from keras_adaptive_weights.deciding.state import initial_state
 from keras_adaptive_weights.journal.header import Header, TermStart
 
@@ -48,11 +49,14 @@ def main() -> None:
     arguments = parser.parse_args()
     shorter = 50 if arguments.quick else 1
     timed = [_time(name, stream, 100_000 // shorter) for name, stream in _STREAMS.items()]
+    joint = [_time_jointly(name, stream, 20_000 // shorter) for name, stream in _STREAMS.items()]
     replayed = [_replay(name, stream, 20_000) for name, stream in _STREAMS.items()]
     kept = _memory(1_000_000 // shorter)
     publish(
         "Microseconds for each decision\n\n"
         + table(["losses", "median", "99th percentile", "decisions other than HOLD"], timed)
+        + "\nMicroseconds for each joint decision on four terms, of which one step in 50 has their norms\n\n"
+        + table(["losses", "median", "99th percentile", "decisions other than HOLD"], joint)
         + "\nObservations a second in `kaw.replay`\n\n"
         + table(["losses", "observations", "from the file", "four terms, from the file", "bytes a step"], replayed)
         + "\nMemory\n\n"
@@ -71,6 +75,22 @@ def _time(name: str, stream: Callable[[], Iterator[kaw.Observation]], count: int
         took.append(1e-3 * (time.perf_counter_ns() - begin))
         events += decision.is_event
     took = took[config.warmup_steps + config.smoothing_steps :]
+    return [name, f"{statistics.median(took):.1f}", f"{statistics.quantiles(took, n=100)[-1]:.1f}", str(events)]
+
+
+def _time_jointly(name: str, stream: Callable[[], Iterator[kaw.Observation]], count: int) -> list[str]:
+    envelope = JointEnvelope(kaw.GradientShare(), [Term.adaptive(name, _BASE_WEIGHT) for name in _FOUR])
+    state, events, took, generator = envelope.initial(), 0, [], random.Random(3)
+    for _, one in zip(range(count), stream(), strict=False):
+        losses = {term: one.loss * generator.lognormvariate(0.0, 0.1) for term in _FOUR}
+        due = one.step <= envelope.strategy.calibrate_steps or not one.step % envelope.strategy.measure_every
+        norms = {term: (place + 1.0) * generator.lognormvariate(0.0, 0.2) for place, term in enumerate(_FOUR)}
+        seen = JointObservation(one.step, losses, sum(losses.values()), one.gradient_norm, norms if due else {})
+        begin = time.perf_counter_ns()
+        state, decision = envelope.step(state, (seen,))
+        took.append(1e-3 * (time.perf_counter_ns() - begin))
+        events += decision.is_event
+    took = took[envelope.config.warmup_steps + envelope.config.smoothing_steps :]
     return [name, f"{statistics.median(took):.1f}", f"{statistics.quantiles(took, n=100)[-1]:.1f}", str(events)]
 
 

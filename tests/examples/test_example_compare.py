@@ -15,7 +15,7 @@ import compare
 import numpy as np
 import pytest
 from compare_grid import grid, inference, pool, results
-from compare_grid.grid import ADAPTIVE, EARLIER, FIXED, PLAIN, TERMINATE, Cell, Settings
+from compare_grid.grid import ADAPTIVE, AUTO, EARLIER, FIXED, PLAIN, SHARE, TERMINATE, Cell, Settings
 from compare_grid.inference import Verdict
 from compare_grid.report import report
 from compare_grid.results import Row
@@ -43,10 +43,10 @@ def row(scenario="clean", contestant=PLAIN, seed=1, **values):
 
 
 def test_the_grid_is_every_contestant_in_every_scenario_seed_by_seed():
-    """150 runs, none twice, and the first fifth of them is the whole grid of the first seed."""
+    """245 runs, none twice, and the first fifth of them is the whole grid of the first seed."""
     whole = grid.cells(list(grid.SCENARIOS), list(grid.CONTESTANTS), seeds=5)
-    assert len(whole) == len(set(whole)) == 150
-    assert {cell.seed for cell in whole[:30]} == {1}
+    assert len(whole) == len(set(whole)) == 245
+    assert {cell.seed for cell in whole[:49]} == {1}
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_the_contestants_of_a_seed_begin_alike():
         return [variable.numpy() for variable in model.variables]
 
     first = begin(PLAIN, 1)
-    for contestant, base_weight in ((EARLIER, 2.5), (FIXED, 1.0), (ADAPTIVE, 5.0)):
+    for contestant, base_weight in ((EARLIER, 2.5), (FIXED, 1.0), (ADAPTIVE, 5.0), (SHARE, 0.025)):
         for mine, theirs in zip(first, begin(contestant, 1, base_weight), strict=True):
             np.testing.assert_array_equal(mine, theirs)
     assert any((mine != theirs).any() for mine, theirs in zip(first, begin(PLAIN, 2), strict=True))
@@ -112,7 +112,26 @@ def test_the_callbacks_make_the_contestant(tmp_path):
 
     assert [type(callback) for callback in callbacks(TERMINATE, str(tmp_path))] == [keras.callbacks.TerminateOnNaN]
     assert [type(callback) for callback in callbacks(ADAPTIVE, str(tmp_path))] == [kaw.AdaptiveMelWeightCallback]
+    assert [type(callback) for callback in callbacks(SHARE, str(tmp_path))] == [kaw.AdaptiveWeightCallback]
     assert [callbacks(contestant, str(tmp_path)) for contestant in (PLAIN, EARLIER, FIXED)] == [[], [], []]
+
+
+def test_a_balance_begins_where_all_others_do_and_has_room():
+    """Of a weight a hundred times too low, the guide's rule has as much."""
+    from compare_grid.contestants import loss
+
+    losses = {contestant: loss(contestant, 0.025) for contestant in grid.CONTESTANTS}
+    assert {made.mel_weight.weight for made in losses.values()} == {0.025}
+    for contestant in (ADAPTIVE, SHARE, AUTO):
+        config = losses[contestant].mel_weight.config
+        assert (config.min_weight, config.max_weight) == (pytest.approx(0.00025), pytest.approx(2.5))
+    assert losses[SHARE].balance.shares == {"mel_loss": 0.6}
+    assert losses[AUTO].balance.shares is None
+    assert [contestant for contestant, made in losses.items() if made.mel_weight.config.enabled] == [
+        ADAPTIVE,
+        SHARE,
+        AUTO,
+    ]
 
 
 # The earlier rule and its faults
