@@ -13,9 +13,9 @@ from .results import Row
 
 _HEADER = ("problem", "what decides the weights", "seeds", "score", "against equal", "best and worst seed", "required")
 _ABOUT = (
-    "Score: smaller is better, the mean over the seeds. Against equal: mean paired log-ratio to equal fixed weights, "
-    "with its 95 % interval, and the seeds' best and worst; negative is better. Of a constraint: deviation from its "
-    "limit."
+    "Score: smaller is better, the mean over the seeds. Against equal: the geometric mean of the ratios to equal fixed "
+    "weights, less 1, with its 95 % interval, and the seeds' best and worst; negative is better. Of a constraint: the "
+    "deviation from its limit."
 )
 
 
@@ -57,8 +57,8 @@ def _line(problem: About, contestant: str, runs: Sequence[Row], against: Sequenc
 
 
 def _change(logarithm: float) -> str:
-    """Return a log-ratio in percent."""
-    return f"{100.0 * logarithm:+.1f}"
+    """Return a log-ratio as a change in percent."""
+    return f"{100.0 * math.expm1(logarithm):+.1f}"
 
 
 def _percent(value: float) -> str:

@@ -34,7 +34,7 @@ def run(cell: Cell, steps: int | None, cache_dir: Path | None = None) -> Row:
     model = kaw.StableModel(inputs, outputs)
     loss, callbacks = loss_and_callbacks(cell.contestant, cell.problem, task.terms)
     model.compile(keras.optimizers.Adam(task.rate), loss=loss, steps_per_execution=PER_EXECUTION, jit_compile=False)
-    model.fit(task.dataset(cell.seed, steps), verbose=0, callbacks=callbacks)
+    model.fit(task.dataset(cell.seed, steps), verbose=0, callbacks=callbacks, shuffle=False)
     weights = {name: weight.weight for name, weight in loss.adaptive_weights.items()}
     return Row(
         cell.problem,
