@@ -32,6 +32,8 @@ class Mode(NamedTuple):
         accumulation: Gradient accumulation steps, or `None`.
         clipnorm: The optimizer's `global_clipnorm`, or `None`.
         machine: "one device", "two replicas" or "two processes".
+        losses: "one of ours", a `CompositeLoss` with a weight that moves; or "Keras's", one for each of two outputs,
+            with a weight that does not.
     """
 
     execution: str = "graph"
@@ -41,6 +43,7 @@ class Mode(NamedTuple):
     accumulation: int | None = None
     clipnorm: float | None = None
     machine: str = "one device"
+    losses: str = "one of ours"
 
     @property
     def compile_arguments(self):
@@ -56,6 +59,8 @@ class Mode(NamedTuple):
             parts.append(f"accumulation {self.accumulation}")
         if self.clipnorm:
             parts.append(f"clipnorm {self.clipnorm:g}")
+        if self.losses == "Keras's":
+            parts.append("Keras's losses")
         return ", ".join(parts)
 
 
@@ -64,17 +69,17 @@ def optimizers():
     return list(itertools.product(("sgd", "adam"), (None, 4), (None, 1.0)))
 
 
-def one_device():
+def one_device(losses="one of ours"):
     """Every mode of one device."""
     kinds = itertools.product(
         ("eager", "graph", "xla"), (1, 8), ("float32", "mixed_bfloat16", "mixed_float16"), optimizers()
     )
-    return [Mode(execution, steps, dtype, *settings) for execution, steps, dtype, settings in kinds]
+    return [Mode(execution, steps, dtype, *settings, losses=losses) for execution, steps, dtype, settings in kinds]
 
 
-def replicas(machine):
+def replicas(machine, losses="one of ours"):
     """The modes of several replicas: a step per execution, in float32, for plain Keras cannot loop over replicas."""
-    return [Mode("graph", 1, "float32", *settings, machine) for settings in optimizers()]
+    return [Mode("graph", 1, "float32", *settings, machine, losses) for settings in optimizers()]
 
 
 def few():
@@ -89,6 +94,16 @@ def few():
         Mode("xla", 1, "float32", "adam", None, None),
         Mode("xla", 8, "mixed_bfloat16", "sgd", 4, 1.0),
         Mode("xla", 1, "mixed_float16", "adam", 4, 1.0),
+        *(mode._replace(losses="Keras's") for mode in few_of_keras()),
+    ]
+
+
+def few_of_keras():
+    """The modes of those in which Keras's losses are tried, too."""
+    return [
+        Mode("eager", 1, "float32", "adam", None, 1.0),
+        Mode("graph", 8, "float32", "sgd", 4, None),
+        Mode("xla", 1, "mixed_float16", "adam", None, None),
     ]
 
 
@@ -108,6 +123,8 @@ def level(y_true, y_pred):
     return y_true[:, 3] + 0.0 * y_pred[:, 0]
 
 
+KERAS_LOSSES = {"mel": "mse", "stop": "mae"}
+KERAS_WEIGHTS = {"mel": 2.5, "stop": 0.5}
 TERMS = {"mel_loss": squared_error, "stop_loss": absolute_error, "energy_loss": level}
 
 
@@ -131,8 +148,17 @@ def make_model(mode, cls, *, synchronized=True):
     hidden = keras.layers.Dense(6, activation="tanh", dtype=policy)(inputs)
     synchronized = synchronized and tf.distribute.get_strategy().num_replicas_in_sync > 1
     hidden = keras.layers.BatchNormalization(synchronized=synchronized, dtype=policy)(hidden)
-    model = cls(inputs, keras.layers.Dense(3, dtype=policy)(hidden))
-    model.compile(optimizer=make_optimizer(mode), loss=make_loss(), **mode.compile_arguments)
+    if mode.losses == "Keras's":
+        heads = {n: keras.layers.Dense(1, dtype=policy, name=n)(hidden) for n in KERAS_LOSSES}
+        model = cls(inputs, heads)
+        weights = dict(KERAS_WEIGHTS)
+        if cls is not keras.Model:
+            weights["mel"] = kaw.AdaptiveWeight(weights["mel"], FROZEN)
+        losses = {"loss": KERAS_LOSSES, "loss_weights": weights, "metrics": {"stop": ["mse"]}}
+    else:
+        model = cls(inputs, keras.layers.Dense(3, dtype=policy)(hidden))
+        losses = {"loss": make_loss()}
+    model.compile(optimizer=make_optimizer(mode), **losses, **mode.compile_arguments)
     if mode.dtype != "mixed_float16":  # there it is built while the step is traced, which takes twice as long
         model.optimizer.build(model.trainable_variables)
     return model

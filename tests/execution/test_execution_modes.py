@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import checks
+import keras_losses
 import matrix
 import modes
 import processes
@@ -25,8 +26,9 @@ pytestmark = [
 @pytest.mark.parametrize("mode", modes.few(), ids=str)
 def test_one_device(mode):
     """Parameters as plain Keras's, telemetry as by hand, decisions as the controller's, no trace of a bad batch."""
-    wrong = [check for check in checks.check(mode, checks.train(mode)) if not check.passed]
-    assert wrong == []
+    of_keras = mode.losses == "Keras's"
+    found = keras_losses.check_of_keras(mode) if of_keras else checks.check(mode, checks.train(mode))
+    assert [check for check in found if not check.passed] == []
 
 
 def test_two_replicas():
@@ -72,7 +74,9 @@ def test_the_matrix_is_the_one_that_was_asked_for():
         (None, 1.0),
     )
     assert [tuple(mode[:6]) for mode in every] == list(asked)
-    assert len({str(mode) for mode in every}) == len(every) == 144
+    of_keras = modes.one_device("Keras's")
+    assert [mode._replace(losses="one of ours") for mode in of_keras] == every
+    assert len({str(mode) for mode in [*every, *of_keras]}) == 2 * len(every) == 288
     for machine in ("two replicas", "two processes"):
         settings = {(m.execution, m.steps, m.dtype, m.optimizer, m.accumulation, m.clipnorm) for m in every}
         chosen = modes.replicas(machine)

@@ -18,7 +18,11 @@ LINES = {
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Gradients do not exist for variables")  # of a head without a loss
+@pytest.mark.filterwarnings(
+    "ignore:Gradients do not exist for variables",  # of a head without a loss
+    "ignore:.*shuffle=True.*:UserWarning",  # a tf.data.Dataset keeps its order
+    "ignore:Epoch 1. 1 of 150 steps were skipped:RuntimeWarning",
+)
 @pytest.mark.parametrize("name", comparing.NAMES)
 def test_few_lines_change_and_nothing_else(name):
     """Frozen, it is plain Keras; adaptive, it loses one batch that is NaN and nothing more."""
