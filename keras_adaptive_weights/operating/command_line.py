@@ -8,16 +8,18 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.printable import bounded, printable
+from keras_adaptive_weights.journal.index import JournalIndex
 from keras_adaptive_weights.journal.reader import read_journal
 from keras_adaptive_weights.operating.control import ACTIONS, Switch
 from keras_adaptive_weights.operating.text import Style, change_of, print_json, say, status_lines, what_if_lines
 from keras_adaptive_weights.recording.run_folder import find_journal
-from keras_adaptive_weights.recording.what_if import CAVEAT, parse_settings, what_if
+from keras_adaptive_weights.recording.what_if import CAVEAT, WhatIf, parse_settings, what_if
 from keras_adaptive_weights.showing.picture import draw_run, draw_what_if, write_picture
 from keras_adaptive_weights.showing.report import Report, make_report, open_index, to_html, to_text
 from keras_adaptive_weights.version import __version__
@@ -25,6 +27,21 @@ from keras_adaptive_weights.version import __version__
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 _EVENT_SECONDS = 5.0
 _LONGEST_ERROR = 2000
+_FIRST = "the first that is adaptive"
+_STATUS = (
+    "journal",
+    "run",
+    "term",
+    "process",
+    "age",
+    "last",
+    "weight",
+    "base",
+    "enabled",
+    "skipped",
+    "shadow",
+    "terms",
+)
 _DESCRIPTION = "Look at adaptive loss weights, and switch them, from outside the training process."
 _EPILOG = "Exit codes: 0 done, 1 failed or not taken by the process, 2 wrong usage."
 
@@ -51,15 +68,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def add(name: str, run: Any, text: str, folder: str = "RUN_DIR") -> argparse.ArgumentParser:
+    def add(name: str, run: Any, text: str, folder: str = "RUN_DIR", default: str = "all") -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=_EPILOG)
         what = "the run's log dir" if folder == "RUN_DIR" else "the journal.jsonl of a run, or the run's log dir"
         command.add_argument("path", metavar=folder, help=what)
         command.add_argument("--json", action="store_true", help="print JSON for machines")
+        command.add_argument("--term", metavar="NAME", help=f"the loss term whose weight is meant (default: {default})")
         command.set_defaults(run=run)
         return command
 
-    command = add("report", _report, "sum up a run: what the weight did, why it moved and why it did not")
+    text = "sum up a run: what the weight did, why it moved and why it did not"
+    command = add("report", _report, text, default=_FIRST)
     command.add_argument("--png", metavar="FILE", help="also write a picture (needs the extra 'plot')")
     command.add_argument(
         "--html", metavar="FILE", help="also write a page with the picture in it (needs the extra 'plot')"
@@ -82,7 +101,8 @@ def _parser() -> argparse.ArgumentParser:
             "--timeout", type=_seconds, default=30.0, metavar="S", help="seconds to wait (default: 30)"
         )
         command.set_defaults(action=action)
-    add("status", _status, "say whether the process is alive, where it is, and what was decided last")
+    text = "say whether the process is alive, where it is, and what was decided last"
+    add("status", _status, text, default=_FIRST)
     return parser
 
 
@@ -94,9 +114,9 @@ def _seconds(text: str) -> float:
 
 
 def _report(options: argparse.Namespace) -> int:
-    report = make_report(options.path)
+    report = make_report(options.path, options.term)
     if options.png or options.html:
-        index = open_index(options.path)
+        index = open_index(options.path, options.term)
         picture = draw_run(index)
         if options.png:
             write_picture(options.png, picture)
@@ -112,7 +132,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    report = make_report(options.path)
+    report = make_report(options.path, options.term)
     if options.json:
         print_json(_status_values(report))
     else:
@@ -122,60 +142,74 @@ def _status(options: argparse.Namespace) -> int:
 
 def _status_values(report: Report) -> dict[str, Any]:
     values = report.to_dict()
-    names = ("journal", "run", "term", "process", "age", "last", "weight", "base", "enabled", "skipped", "shadow")
-    return {**{name: values[name] for name in names}, "last_decision": next(iter(report.latest), None)}
+    return {**{name: values[name] for name in _STATUS}, "last_decision": next(iter(report.latest), None)}
 
 
 def _replay(options: argparse.Namespace) -> int:
     journal = read_journal(find_journal(options.path))
-    recorded = journal.headers[0].config
-    try:
-        config = parse_settings(options.set, recorded)
-    except ValueError as error:
-        say(f"keras-adaptive-weights replay: {printable(error, _LONGEST_ERROR)}", sys.stderr)
+    terms = list(journal.terms) if options.term is None else [options.term]
+    if options.png and len(terms) > 1:
+        say(f"keras-adaptive-weights replay: --png shows one term: write --term with one of {terms}.", sys.stderr)
         return USAGE
-    result = what_if(journal, config if options.set else None)
-    if options.png:
-        write_picture(options.png, draw_what_if(result, journal))
+    replayed, done = {}, True
+    for term in terms:
+        of_term = journal.of(term)
+        recorded = of_term.headers[0].config
+        try:
+            config = parse_settings(options.set, recorded)
+        except ValueError as error:
+            say(f"keras-adaptive-weights replay: {printable(error, _LONGEST_ERROR)}", sys.stderr)
+            return USAGE
+        result = what_if(of_term, config if options.set else None)
+        done &= bool(options.set or result.same)
+        if options.png:
+            write_picture(options.png, draw_what_if(result, of_term))
+        replayed[term] = _replayed_values(result, config)
+        if not options.json:
+            style = Style.of(sys.stdout)
+            heading = [f"{style.bold}{printable(term, 60)}{style.plain}"] if len(terms) > 1 else []
+            say("\n".join([*heading, *what_if_lines(result, recorded, style), *([""] if heading else [])]))
     if options.json:
-        print_json(
-            {
-                "config": config.to_dict(),
-                "same": result.same,
-                "recorded": [event.to_dict() for event in result.recorded],
-                "decided": [event.to_dict() for event in result.decided],
-                "holds": result.holds,
-                "recorded_path": result.recorded_path,
-                "path": result.path,
-                "caveat": CAVEAT,
-            }
-        )
-    else:
-        say("\n".join(what_if_lines(result, recorded, Style.of(sys.stdout))))
-    return OK if options.set or result.same else FAILED
+        print_json({"terms": replayed} if len(terms) > 1 else replayed[terms[0]])
+    return OK if done else FAILED
+
+
+def _replayed_values(result: WhatIf, config: AdaptiveWeightConfig) -> dict[str, Any]:
+    return {
+        "config": config.to_dict(),
+        "same": result.same,
+        "recorded": [event.to_dict() for event in result.recorded],
+        "decided": [event.to_dict() for event in result.decided],
+        "holds": result.holds,
+        "recorded_path": result.recorded_path,
+        "path": result.path,
+        "caveat": CAVEAT,
+    }
 
 
 def _switch(options: argparse.Namespace) -> int:
-    index = open_index(options.path)
-    known = len(index.events)
+    index = open_index(options.path, options.term)
+    terms = index.terms if options.term is None else [options.term]
+    known = {term: len(index.of(term).events) for term in terms}
     note = bounded(f"asked for by {options.by or _user_and_host()}: {options.reason}")
     switch = Switch(Path(index.path).parent, index.headers[-1]["run"])
-    taken = switch.ask(options.action, note, timeout=options.timeout)
-    event = _wait_for_event(index, known, note) if taken else None
-    refused = event is not None and event["action"] != options.action
+    taken = switch.ask(options.action, note, term=options.term, timeout=options.timeout)
+    events = _wait_for_events(index, known, note) if taken else {}
+    refused = [event for event in events.values() if event["action"] != options.action]
     if options.json:
-        print_json({"taken": taken, "event": event})
+        print_json({"taken": taken, "event": next(iter(events.values()), None), "events": events})
     elif not taken:
         say(
             f"Not taken within {options.timeout:g} s: the process is not running, is between two long steps, or was "
             "started with remote_control=False. The request is withdrawn.",
             sys.stderr,
         )
-    elif event is None:
+    elif not events:
         say("Taken by the process; the journal does not show the decision yet.")
-    else:
-        outcome, advice = ("refused", f" ({printable(event.get('advice', ''))})") if refused else ("done", "")
-        say(f"{outcome}: step {event['step']:,}, weight {change_of(event)}{advice}")
+    for term, event in () if options.json else events.items():
+        outcome, advice = ("refused", f" ({printable(event.get('advice', ''))})") if event in refused else ("done", "")
+        whose = f"{printable(term, 60)}, " if len(known) > 1 else ""
+        say(f"{outcome}: {whose}step {event['step']:,}, weight {change_of(event)}{advice}")
     return FAILED if refused or not taken else OK
 
 
@@ -188,14 +222,13 @@ def _user_and_host() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def _wait_for_event(index: Any, known: int, note: str) -> dict[str, Any] | None:
-    """Return the decision that came of the request, once the journal shows it."""
+def _wait_for_events(index: JournalIndex, known: Mapping[str, int], note: str) -> dict[str, dict[str, Any]]:
+    """Return the decisions that came of the request by term, once the journal shows them."""
     end = time.monotonic() + _EVENT_SECONDS
     while True:
         index.refresh()
-        for event in index.events[known:]:
-            if event.get("note") == note:
-                return dict(event)
-        if time.monotonic() >= end:
-            return None
+        new = {term: index.of(term).events[seen:] for term, seen in known.items()}
+        found = {term: event for term, events in new.items() for event in events if event.get("note") == note}
+        if len(found) == len(known) or time.monotonic() >= end:
+            return found
         time.sleep(0.1)

@@ -68,14 +68,19 @@ def status_lines(report: Report, style: Style) -> list[str]:
     ]
     if report.standing is not None:
         lines.append(f"at present  {standing_text(report.standing)}")
+    for state in report.terms if len(report.terms) > 1 else ():
+        how = "" if state.enabled else f", {style.bad}disabled{style.plain}"
+        about = f"base {state.base:.4g}{how}" if state.adaptive else "fixed"
+        lines.append(f"            {printable(state.term, 60)} {state.weight:.4g} ({about})")
     lines += [f"attention   {printable(concern.text)}" for concern in report.concerns if concern.level != "note"]
     if report.shadow:
         lines.append(f"shadow run  decisions are recorded only; proposed is {report.proposed:.4g}")
     if not report.latest:
         return [*lines, "last        no decision other than hold yet"]
     event = report.latest[0]
+    whose = f"{printable(event['term'], 60)} " if report.several and event.get("term") else ""
     note = f" ({printable(event['note'])})" if event.get("note") else ""
-    what = f"{printable(event['action'], 60)} {change_of(event)}, {headline(event['reason'])}{note}"
+    what = f"{whose}{printable(event['action'], 60)} {change_of(event)}, {headline(event['reason'])}{note}"
     return [*lines, f"last        step {event['step']:,}: {what}", f"            {printable(event.get('advice', ''))}"]
 
 

@@ -60,6 +60,15 @@ _MEANING: dict[str, str] = {
     Reason.RECOVERED_FROM_BAD_VARIABLES: "Some variables were not finite although the losses were, so the model went "
     "back to its last good snapshot: lower the learning rate, and look at activations that hide a NaN.",
     Reason.EMPTY: "The batch held nothing to measure and was left out: no sample, weights of 0, or all of it masked.",
+    Reason.MEASURING: "Too few measurements yet to say what the weights should be: wait.",
+    Reason.ON_TARGET: "The weights were within a step of their targets: nothing to do.",
+    Reason.WITHIN_NOISE: "The weights were off their targets, but not by more than these are known: larger batches "
+    "make the measurements less noisy.",
+    Reason.OFF_TARGET: "The weights were off their targets by more than a step and than noise, and went towards them.",
+    Reason.MEASURED_AT_START: "The weights were set to what was measured over the first steps: rollback() undoes it.",
+    Reason.TARGETS_OUT_OF_REACH: "The targets were beyond the bounds: widen the bounds, start nearer, or ask for less.",
+    Reason.HOLDING: "{max_rollbacks} changes in a row had to be undone, so the weights stay where they are: lower the "
+    "learning rate or keep fixed weights, or call enable() to go on.",
 }
 
 

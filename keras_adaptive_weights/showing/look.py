@@ -47,10 +47,14 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """What is drawn over the same steps in one panel; see `scales` for its kind of scale."""
+    """What is drawn over the same steps in one panel; see `scales` for its kind of scale.
+
+    `title` is for one term, `several` for a run with several.
+    """
 
     id: str
     title: str
+    several: str
     share: int
     scale: str
     lines: tuple[Line, ...]
@@ -115,6 +119,6 @@ def kind_of(event: Mapping[str, Any]) -> str:
 
 def limit_values(panel: Panel, header: Mapping[str, Any]) -> list[tuple[str, float]]:
     """Return the limits of a panel that are set in a run, by what they are called."""
-    settings = {**header["config"], "base_weight": header["base_weight"]}
+    settings = {**header.get("config", {}), "base_weight": header["base_weight"]}
     found = ((limit.label, settings.get(limit.setting)) for limit in panel.limits)
     return [(label, float(value)) for label, value in found if value is not None]

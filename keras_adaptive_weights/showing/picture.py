@@ -30,7 +30,7 @@ from keras_adaptive_weights.showing.look import (
     phases,
 )
 from keras_adaptive_weights.showing.scales import Scale, scale_of, spread_scale
-from keras_adaptive_weights.showing.view import View, view
+from keras_adaptive_weights.showing.view import View, last_header, view
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -210,7 +210,7 @@ def _draw_panel(axis: Axes, panel: Panel, seen: View, index: JournalIndex, look:
         axis.axvspan(band.first - 1, band.last, color=look.get(band.kind, look["other"]), alpha=0.09, linewidth=0)
     for line in panel.lines:
         _draw_line(axis, line, seen, look, steps=panel.id == "weight")
-    for label, value in limit_values(panel, index.headers[-1]):
+    for label, value in limit_values(panel, last_header(index)):
         place = scale.place(value)
         if 0.0 <= place <= 1.0:
             style = {"base": ":", "maximum": "-", "minimum": "-"}.get(label, "--")

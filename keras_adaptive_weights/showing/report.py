@@ -17,7 +17,7 @@ from keras_adaptive_weights.recording.run_folder import find_journal, liveliness
 from keras_adaptive_weights.showing.explain import headline, meaning
 from keras_adaptive_weights.showing.look import colours
 from keras_adaptive_weights.showing.verdict import Concern, Standing, concerns, duration, standing, standing_text
-from keras_adaptive_weights.showing.view import View, view
+from keras_adaptive_weights.showing.view import View, last_header, view
 
 _LATEST = 10
 _LONGEST_LINE = 2000
@@ -47,6 +47,19 @@ class Holds:
 
 
 @dataclass(frozen=True, slots=True)
+class TermState:
+    """A term of the loss after the last step: its weight, and of an adaptive one base, events and the last of them."""
+
+    term: str
+    weight: float
+    adaptive: bool
+    base: float
+    enabled: bool
+    events: int
+    last: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What there is to say about a run. `to_dict` gives plain values.
 
@@ -54,6 +67,7 @@ class Report:
         journal: Path of the journal.
         run: Id of the run.
         term: The loss term whose weight it is.
+        terms: All terms, the adaptive ones first.
         process: "alive", "ended" or "silent", and `age`: seconds since its last sign of life.
         first: First step.
         last: Last step.
@@ -71,7 +85,7 @@ class Report:
         concerns: What may be wrong, the worst first.
         moves: Why the weight moved.
         holds: Why it did not.
-        latest: The last ten events, newest first.
+        latest: The last ten events, newest first: those of all terms, unless it was asked for one.
     """
 
     journal: str
@@ -101,25 +115,33 @@ class Report:
     moves: list[Moves] = field(default_factory=list)
     holds: list[Holds] = field(default_factory=list)
     latest: list[dict[str, Any]] = field(default_factory=list)
+    terms: list[TermState] = field(default_factory=list)
+
+    @property
+    def several(self) -> bool:
+        """Whether several weights are adaptive."""
+        return sum(term.adaptive for term in self.terms) > 1
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
         return asdict(self)
 
 
-def make_report(path: str | os.PathLike[str]) -> Report:
+def make_report(path: str | os.PathLike[str], term: str | None = None) -> Report:
     """Read a run and sum it up.
 
     Args:
         path: The run's log dir, or its journal.
+        term: The term whose weight it is about. `None`: the first adaptive one, and the latest events of all.
 
     Raises:
         FileNotFoundError: No journal there.
-        ValueError: It is no journal, or there are several.
+        ValueError: It is no journal, there are several, or no weight of that term is adaptive.
     """
-    index = open_index(path)
+    index = open_index(path, term)
     seen = view(index, points=1)
-    header, weights = index.headers[-1], _weights(index)
+    header, weights = last_header(index), _weights(index)
+    events = index.events if term is not None else index.all_events
     config = header["config"]
     process, age = liveliness(Path(index.path), ended=index.ended)
     return Report(
@@ -149,23 +171,36 @@ def make_report(path: str | os.PathLike[str]) -> Report:
         concerns=concerns(index, seen, process, age),
         moves=_moves(index.events, config),
         holds=_holds(seen, config),
-        latest=list(reversed(index.events[-_LATEST:])),
+        latest=list(reversed(events[-_LATEST:])),
+        terms=_terms(index),
     )
 
 
-def open_index(path: str | os.PathLike[str]) -> JournalIndex:
-    """Return the refreshed index of a run's journal.
+def _terms(index: JournalIndex) -> list[TermState]:
+    states = []
+    for one in map(index.of, index.terms):
+        header, events = last_header(one), one.events
+        enabled = bool(header["config"]["enabled"]) and not one.disabled
+        last = events[-1]["step"] if events else None
+        states.append(TermState(one.term, one.weight, True, header["base_weight"], enabled, len(events), last))
+    return states + [TermState(name, weight, False, weight, False, 0, None) for name, weight in index.fixed.items()]
+
+
+def open_index(path: str | os.PathLike[str], term: str | None = None) -> JournalIndex:
+    """Return the refreshed index of a run's journal, of one adaptive term. `None`: the first.
 
     Raises:
         FileNotFoundError: No journal there.
-        ValueError: It is no journal, or there are several.
+        ValueError: It is no journal, there are several, or no weight of that term is adaptive.
     """
     journal = find_journal(path)
     index = JournalIndex(journal)
     index.refresh()
     if not index.headers:
         raise ValueError(f"{os.fspath(journal)!r} does not begin with the header of a journal.")
-    return index
+    if term is not None and term not in index.terms:
+        raise ValueError(f"{os.fspath(journal)!r} has no adaptive weight of a term {term!r}; there are {index.terms}.")
+    return index if term is None else index.of(term)
 
 
 def to_text(report: Report, *, bold: str = "", plain: str = "") -> str:
@@ -181,10 +216,11 @@ def to_text(report: Report, *, bold: str = "", plain: str = "") -> str:
     holds = []
     for hold in report.holds:
         holds += [f"  {hold.share:6.1%}  {headline(hold.reason)} ({hold.count:,})", f"          {hold.meaning}"]
-    latest = [f"  {_event_line(event)}" for event in report.latest]
+    latest = [f"  {_event_line(event, report)}" for event in report.latest]
     lines: list[str] = []
     for heading, body in (
         (_title(report), facts),
+        *([("All terms", _text_table(_TERM_HEADS, _term_rows(report)))] if len(report.terms) > 1 else []),
         ("Is something wrong?", [f"  {concern.level:<6} {concern.text}" for concern in report.concerns] or [_FINE]),
         (_moves_heading(report), moves or ["  It did not."]),
         ("Why it did not", holds),
@@ -209,13 +245,14 @@ def to_html(report: Report, picture: bytes, dark: bytes | None = None) -> str:
         ("reason", "times", "share", "meaning"),
         [(headline(hold.reason), f"{hold.count:,}", f"{hold.share:.1%}", hold.meaning) for hold in report.holds],
     )
+    terms = f"<h2>All terms</h2>{_html_table(_TERM_HEADS, _term_rows(report))}" if len(report.terms) > 1 else ""
     latest = _html_table(
         ("step", "action", "weight", "reason", "note", "advice"),
         [
             (
                 f"{event['step']:,}",
                 event["action"],
-                _change(event),
+                _of_term(event, report) + _change(event),
                 headline(event["reason"]),
                 event.get("note", ""),
                 event.get("advice", ""),
@@ -229,7 +266,7 @@ def to_html(report: Report, picture: bytes, dark: bytes | None = None) -> str:
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f"<style>{_style()}</style></head>"
-        f"<body><h1>{title}</h1>{facts}<h2>Is something wrong?</h2>{_html_table((), wrong) if wrong else _FINE}"
+        f"<body><h1>{title}</h1>{facts}{terms}<h2>Is something wrong?</h2>{_html_table((), wrong) if wrong else _FINE}"
         f"<picture>{source}{image}</picture><h2>{_moves_heading(report)}</h2>{moves}<h2>Why it did not</h2>{holds}"
         f"<h2>Latest decisions</h2>{latest}</body></html>\n"
     )
@@ -255,6 +292,24 @@ def _style() -> str:
 
 def _title(report: Report) -> str:
     return f"Adaptive weight of {report.term}"
+
+
+_TERM_HEADS = ("term", "weight", "base", "adaptation", "events", "last")
+
+
+def _term_rows(report: Report) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for state in report.terms:
+        name, weight = printable(state.term, 60), f"{state.weight:.4g}"
+        last = "" if state.last is None else f"{state.last:,}"
+        how = ("enabled" if state.enabled else "disabled") if state.adaptive else "fixed"
+        rows.append((name, weight, f"{state.base:.4g}", how, f"{state.events:,}" if state.adaptive else "", last))
+    return rows
+
+
+def _of_term(event: dict[str, Any], report: Report) -> str:
+    """Return whose event it is, where there are several weights."""
+    return f"{printable(event['term'], 60)} " if report.several and event.get("term") else ""
 
 
 def _moves_heading(report: Report) -> str:
@@ -334,10 +389,11 @@ def _change(event: dict[str, Any]) -> str:
     return f"{float(event['old_weight']):.4g} → {float(event['new_weight']):.4g}{proposed}"
 
 
-def _event_line(event: dict[str, Any]) -> str:
+def _event_line(event: dict[str, Any], report: Report) -> str:
     note = f" ({printable(event['note'])})" if event.get("note") else ""
     action = printable(event["action"], 60)
-    return f"step {event['step']:,}: {action} {_change(event)}, {headline(event['reason'])}{note}"
+    what = f"{_of_term(event, report)}{action} {_change(event)}"
+    return f"step {event['step']:,}: {what}, {headline(event['reason'])}{note}"
 
 
 def _text_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from keras_adaptive_weights.journal.index import JournalIndex
 from keras_adaptive_weights.showing.look import Panel, limit_values
-from keras_adaptive_weights.showing.view import View
+from keras_adaptive_weights.showing.view import View, last_header
 
 _LEAST_SPAN = 0.1
 _LOGARITHMIC_FROM = 10.0
@@ -48,7 +48,7 @@ def scale_of(panel: Panel, seen: View, index: JournalIndex) -> Scale:
         seen: The window.
         index: The journal that it is of.
     """
-    limits = [value for _, value in limit_values(panel, index.headers[-1])]
+    limits = [value for _, value in limit_values(panel, last_header(index))]
     if panel.scale == "moved":
         return _moved(panel, seen, index.events, limits)
     columns = [(line.figure, which) for line in panel.lines for which in ("last", "least", "greatest")]

@@ -12,7 +12,7 @@ from keras_adaptive_weights.deciding.decision import Action, Reason
 from keras_adaptive_weights.deciding.printable import printable
 from keras_adaptive_weights.journal.index import JournalIndex
 from keras_adaptive_weights.showing.explain import RECOVERIES, headline, meaning
-from keras_adaptive_weights.showing.view import View
+from keras_adaptive_weights.showing.view import View, last_header
 
 _RECENT_STEPS, _RECENT_SHARE = 200, 0.1
 _LOOKED_BACK = 2
@@ -82,7 +82,7 @@ def standing(index: JournalIndex) -> Standing | None:
             exact = True
             break
         since = step
-    return Standing(action, reason, since, last, exact, meaning(reason, index.headers[-1]["config"]))
+    return Standing(action, reason, since, last, exact, meaning(reason, last_header(index)["config"]))
 
 
 def standing_text(now: Standing) -> str:
@@ -131,7 +131,7 @@ def _about_the_process(process: str, age: float | None) -> Iterator[Concern]:
 
 
 def _about_switches(index: JournalIndex) -> Iterator[Concern]:
-    if not index.headers[-1]["config"].get("enabled", True):
+    if not last_header(index)["config"].get("enabled", True):
         yield Concern("warn", "adaptation is switched off in the configuration")
     if index.disabled:
         event = next((event for event in reversed(index.events) if event["action"] == Action.DISABLE), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ from keras_adaptive_weights.journal.index import JournalIndex, Span
 from keras_adaptive_weights.journal.lines import Values
 
 _COARSEST = 8
+_FIRST_LOSSES = 50
 _TRIED = (Action.INCREASE, Action.DECREASE)
 _PHASE_EVENTS = (Action.INCREASE, Action.DECREASE, Action.ROLLBACK, Action.DISABLE, Action.ENABLE, Action.RESET)
 
@@ -90,6 +92,20 @@ def view(index: JournalIndex, first: int | None = None, last: int | None = None,
         skipped=[skip for block in blocks for skip in block["skipped"]],
         dampened=[step for block in blocks for step in block["dampened"]],
     )
+
+
+def last_header(index: JournalIndex) -> Values:
+    """Return the last header that says how the term's weight is decided on; of a fixed term, the last that knows it."""
+    headers = index.headers
+    return next((header for header in reversed(headers) if "config" in header), headers[-1])
+
+
+def first_average(index: JournalIndex) -> float:
+    """Return the mean of the term's first 50 finite losses: what others of other sizes are compared by. NaN: none."""
+    rows = (row for span in index.spans for row in index.rows(span))
+    finite = (float(row["loss"]) for row in rows if math.isfinite(row.get("loss", math.nan)))
+    first = list(itertools.islice(finite, _FIRST_LOSSES))
+    return math.fsum(first) / len(first) if first else math.nan
 
 
 def _edge_exact(index: JournalIndex, spans: Sequence[Span], low: float, high: float) -> Iterable[Values]:

@@ -80,6 +80,8 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
     ```
     """
 
+    tells_skips = True  # so nobody else need: see `SkipWatch`
+
     def __init__(
         self,
         term: str | None = None,
@@ -137,7 +139,7 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         self._passed_on: dict[str, WorkerRequests] = {}
         self._workers: dict[str, WorkerRequests] | None = None
         self._begun = False
-        self._counted: dict[str, tuple[int, int]] | None = None
+        self._counted: dict[str, tuple[int, int, int]] | None = None
         self._verbose = bool(verbose)
 
     @property
@@ -243,22 +245,27 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         self._counted = None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Put `empty_steps` into the logs where there were any, and say with `verbose=1` what was dampened or empty."""
+        """Put `empty_steps` into the logs where there were any, and say with `verbose=1` what was dampened or empty.
+
+        With Keras's losses, whose logs do not say it, `skipped_steps` too.
+        """
         if not self._counted:
             return
         before = self._counted
-        counts = {term: (now[0] - before[term][0], now[1] - before[term][1]) for term, now in self._counts().items()}
-        if (most := max(empty for _, empty in counts.values())) and logs is not None:
+        counts = {t: [a - b for a, b in zip(now, before[t], strict=True)] for t, now in self._counts().items()}
+        if (most := max(empty for _, empty, _ in counts.values())) and logs is not None:
             logs["empty_steps"] = float(most)
-        for term, (dampened, empty) in counts.items() if self._verbose else ():
+        if logs is not None and not self.model.telemetry.tells_skips:
+            logs.setdefault("skipped_steps", float(max(skipped for *_, skipped in counts.values())))
+        for term, (dampened, empty, _) in counts.items() if self._verbose else ():
             if dampened or empty:
                 what = [f"{count} steps {how}" for count, how in ((dampened, "dampened"), (empty, "empty")) if count]
                 print(f"\n{term}: {' and '.join(what)} in epoch {epoch + 1}", flush=True)  # noqa: T201 - asked for
 
-    def _counts(self) -> dict[str, tuple[int, int]]:
-        """Return how many dampened and empty steps each weight has seen."""
+    def _counts(self) -> dict[str, tuple[int, int, int]]:
+        """Return how many dampened, empty and skipped steps each weight has seen."""
         states = {term: weight.state for term, weight in self._weights.items()}
-        return {term: (state.dampened_steps, state.empty_steps) for term, state in states.items()}
+        return {term: (s.dampened_steps, s.empty_steps, s.skipped_steps) for term, s in states.items()}
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Close the record."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig, config_around
 from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
 from keras_adaptive_weights.losses.composite import CompositeLoss
+from keras_adaptive_weights.losses.keras_losses import OutputLosses
 from keras_adaptive_weights.training.skip_watch import without_telemetry
 from keras_adaptive_weights.training.train_step import StableTrainStepMixin
 
@@ -33,21 +35,20 @@ def find_weights(owner: str, model: Any, term: str | None) -> dict[str, Adaptive
         )
     loss = getattr(model, "loss", None)
     if not isinstance(loss, CompositeLoss):
-        output = next(iter(getattr(model, "output_names", None) or ["output"]))
         raise ValueError(
-            f"{owner} needs a model compiled with a CompositeLoss or XTTSLoss, or with an adaptive weight among its "
-            f"`loss_weights`. Received: loss={loss!r}. Write `model.compile(..., "
-            f"loss_weights={{{output!r}: kaw.AdaptiveWeight(1.0)}})`."
+            f"{owner} needs a model compiled with an adaptive weight among its `loss_weights`, or with a CompositeLoss "
+            f"or XTTSLoss. Received: loss={_plain(loss)!r}. {_compile_with(_first_output(model, loss), 1.0)}"
         )
     if term is not None and term not in loss.terms:
+        nearest = difflib.get_close_matches(term, loss.terms, 1, 0.0)[0]
         raise ValueError(
             f"{owner}: argument `term` must name a term of the loss. Received: term={term!r}; there are "
-            f"{sorted(loss.terms)}."
+            f"{sorted(loss.terms)}. Write `term={nearest!r}`, or leave `term` out for all adaptive weights."
         )
     weights = {name: weight for name, weight in loss.adaptive_weights.items() if term in (None, name)}
     if not weights:
         name = next(iter(loss.terms)) if term is None else term
-        raise ValueError(f"{owner}: {_fixed(name, loss.terms[name].weight, only=term is not None)}")
+        raise ValueError(f"{owner}: {_fixed(loss, name, only=term is not None)}")
     if len(set(map(id, weights.values()))) < len(weights):
         raise ValueError(
             f"{owner}: each term needs an adaptive weight of its own, or each step is counted twice. Received: one for "
@@ -56,12 +57,38 @@ def find_weights(owner: str, model: Any, term: str | None) -> dict[str, Adaptive
     return weights
 
 
-def _fixed(name: str, weight: Any, *, only: bool) -> str:
+def _fixed(loss: CompositeLoss, name: str, *, only: bool) -> str:
     """Say that a weight is fixed, and how to let it adapt."""
+    weight = loss.terms[name].weight
+    which = f"the weight of term {name!r} is fixed ({weight!r})" if only else "no weight of the loss is adaptive"
+    if isinstance(loss, OutputLosses):
+        return f"{which}. {_compile_with(name.removesuffix('_loss'), weight)}"
+    return f"{which}. Write `LossTerm(fn, weight={_adaptive(weight)})` for {name!r} to let it adapt."
+
+
+def _adaptive(weight: Any) -> str:
+    """Return the call that makes an adaptive weight of a number."""
     base, usual = weight or 1.0, AdaptiveWeightConfig()
     config = "" if usual.min_weight <= base <= usual.max_weight else f", {config_around(base)}"
-    which = f"the weight of term {name!r} is fixed ({weight!r})" if only else "no weight of the loss is adaptive"
-    return f"{which}. Write `LossTerm(fn, weight=AdaptiveWeight({base!r}{config}))` for {name!r} to let it adapt."
+    return f"AdaptiveWeight({base!r}{config})"
+
+
+def _compile_with(output: str, weight: Any) -> str:
+    """Say how a weight of Keras's losses is made adaptive."""
+    return f"Write `model.compile(..., loss_weights={{{output!r}: kaw.{_adaptive(weight)}}})`."
+
+
+def _first_output(model: Any, loss: Any) -> str:
+    """Return the name of an output that has a loss."""
+    if isinstance(loss, Mapping) and (named := [str(name) for name, of in loss.items() if of is not None]):
+        return named[0]
+    names = getattr(model, "output_names", None) or [layer.name for layer in model.layers[-1:]]
+    return next(iter(names), "output")
+
+
+def _plain(loss: Any) -> Any:
+    """Return a structure of losses as it was given: Keras wraps it where it tracks it."""
+    return dict(loss) if isinstance(loss, Mapping) else loss
 
 
 def refuse_mute_step(owner: str, model: Any) -> None:

@@ -21,7 +21,6 @@ LINES = {
 @pytest.mark.filterwarnings(
     "ignore:Gradients do not exist for variables",  # of a head without a loss
     "ignore:.*shuffle=True.*:UserWarning",  # a tf.data.Dataset keeps its order
-    "ignore:Epoch 1. 1 of 150 steps were skipped:RuntimeWarning",
 )
 @pytest.mark.parametrize("name", comparing.NAMES)
 def test_few_lines_change_and_nothing_else(name):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import mimetypes
 from collections.abc import Callable
 from dataclasses import asdict
@@ -22,7 +23,7 @@ from keras_adaptive_weights.showing.explain import meaning
 from keras_adaptive_weights.showing.look import kind_of, panels
 from keras_adaptive_weights.showing.scales import scale_of
 from keras_adaptive_weights.showing.verdict import concerns, standing, standing_text
-from keras_adaptive_weights.showing.view import to_columns, view
+from keras_adaptive_weights.showing.view import first_average, last_header, to_columns, view
 
 _STATIC = Path(__file__).parent / "static"
 _UNREADABLE = 422
@@ -45,14 +46,17 @@ class AdaptiveWeightsPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     Routes, all below `data/plugin/adaptive_weights`:
 
     - `/runs`: every run that has a journal;
-    - `/series?run=R&from=S&to=S&points=N`: the figures of a window, each panel's scale (kind, lower and upper edge),
-      its bands, HOLD reasons and skipped steps;
-    - `/events?run=R&after=N`: the events from number N on, each with the `mark` that it is shown as;
-    - `/present?run=R`: why the weight is as it is now, and what may be wrong with the run;
+    - `/series?run=R&term=T&from=S&to=S&points=N`: the figures of a window, each panel's scale (kind, lower and upper
+      edge), its bands, HOLD reasons and skipped steps, and the average of the run's first losses;
+    - `/events?run=R&term=T&after=N`: the events from number N on, each with the `mark` that it is shown as;
+    - `/present?run=R&term=T`: why the weight is as it is now, and what may be wrong with the run;
     - `/static/...`: the page's own modules and style.
 
-    Answers are JSON with status 200, or `error` and 400 (a wrong argument), 404 (no such run) or 422 (a journal that
-    cannot be read).
+    Each of these is about one loss term; without `term` the first whose weight is adaptive. Of a fixed term there are
+    series only.
+
+    Answers are JSON with status 200, or `error` and 400 (a wrong argument), 404 (no such run or term) or 422 (a journal
+    that cannot be read).
 
     Args:
         context: What TensorBoard knows; only the log directory is used.
@@ -107,13 +111,13 @@ class AdaptiveWeightsPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         return {"runs": [self._store.summary(name) for name in self._store.names()]}
 
     def _events(self, request: wrappers.Request) -> dict[str, Any]:
-        index = self._index(request)
+        index = self._index(request, adaptive=True)
         after = _integer(request, "after", 0) or 0
         events = [{**event, "mark": kind_of(event)} for event in index.events[max(0, after) :]]
         return {"generation": index.generation, "events": plain(events)}
 
     def _present(self, request: wrappers.Request) -> dict[str, Any]:
-        index = self._index(request)
+        index = self._index(request, adaptive=True)
         process, age = self._store.process(index)
         now = standing(index)
         return {
@@ -128,16 +132,21 @@ class AdaptiveWeightsPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         seen = view(index, _integer(request, "from"), _integer(request, "to"), points)
         columns = to_columns(seen)
         columns["scales"] = {panel.id: scale_of(panel, seen, index) for panel in panels()}
-        config = index.headers[-1]["config"]
+        config = last_header(index).get("config", {})
         columns["meanings"] = {reason: meaning(reason, config) for reason in columns["reasons"]}
+        average = first_average(index)
+        columns["first_average"] = average if math.isfinite(average) else None
         return columns
 
-    def _index(self, request: wrappers.Request) -> JournalIndex:
-        name = request.args.get("run", "")
+    def _index(self, request: wrappers.Request, *, adaptive: bool = False) -> JournalIndex:
+        name, term = request.args.get("run", ""), request.args.get("term") or None
         index = self._store.index(name)
         if index is None or not index.headers:
             raise _RequestError(404, f"no journal of a run {name!r}")
-        return index
+        known = index.terms if adaptive else [*index.terms, *index.fixed]
+        if term is not None and term not in known:
+            raise _RequestError(404, f"run {name!r} has no term {term!r}; there are {known}")
+        return index if term is None else index.of(term)
 
 
 def _integer(request: wrappers.Request, name: str, default: int | None = None) -> int | None:

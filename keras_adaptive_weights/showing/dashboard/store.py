@@ -16,6 +16,7 @@ from keras_adaptive_weights.deciding.printable import printable
 from keras_adaptive_weights.journal.index import JournalIndex
 from keras_adaptive_weights.recording.run_folder import liveliness
 from keras_adaptive_weights.showing.dashboard.files import TensorBoardFiles, find_journals
+from keras_adaptive_weights.showing.view import last_header
 
 UNEXPECTED = "the journal holds what this version does not expect"
 _logger = logging.getLogger("keras_adaptive_weights")
@@ -134,26 +135,37 @@ class RunStore:
 
 
 def _about(index: JournalIndex) -> dict[str, Any]:
+    """Return what there is to say of a run and, in `terms`, of each of its weights; beside them the first of these."""
     header, spans = index.headers[-1], index.spans
+    terms = [_about_weight(index.of(term)) for term in index.terms]
     return {
         "id": header["run"],
-        "term": header["term"],
+        **_about_weight(index),
+        "terms": terms,
+        "fixed": index.fixed,
         "version": header["version"],
-        "base_weight": header["base_weight"],
-        "config": header["config"],
         "resumed": len(index.headers) - 1,
         "first": spans[0].first if spans else 0,
         "last": spans[-1].last if spans else 0,
-        "weight": index.weight,
         "shadow": index.shadow,
-        "proposed": index.proposed,
-        "enabled": bool(header["config"].get("enabled", True)) and not index.disabled,
-        "events": len(index.events),
         "superseded": index.superseded,
         "problems": index.problems,
         "generation": index.generation,
         "bytes": index.size,
         "ended": index.ended,
+    }
+
+
+def _about_weight(index: JournalIndex) -> dict[str, Any]:
+    header = last_header(index)
+    return {
+        "term": header["term"],
+        "base_weight": header["base_weight"],
+        "config": header["config"],
+        "weight": index.weight,
+        "proposed": index.proposed,
+        "enabled": bool(header["config"].get("enabled", True)) and not index.disabled,
+        "events": len(index.events),
     }
 
 

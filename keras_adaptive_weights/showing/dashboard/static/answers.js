@@ -15,10 +15,10 @@ export class Answers {
     parent.append(this.node);
   }
 
-  draw({ focus, curves }) {
+  draw({ focus, runs }) {
     this.node.hidden = !focus;
     if (!focus) return;
-    const of = curves.length > 1 ? ` in ${shortened(focus.name, LONGEST_NAME)}` : "";
+    const of = runs > 1 ? ` in ${shortened(focus.run, LONGEST_NAME)}` : "";
     this.node.replaceChildren(this.weight(focus, of), this.lastDecision(focus), this.wrong(focus), this.standing(focus));
   }
 

@@ -14,6 +14,6 @@ async function get(route, parameters = {}) {
 }
 
 export const fetchRuns = async () => (await get("runs")).runs;
-export const fetchEvents = (run, after) => get("events", { run, after });
-export const fetchPresent = (run) => get("present", { run });
-export const fetchSeries = (run, from, to, points) => get("series", { run, from, to, points });
+export const fetchEvents = (run, term, after) => get("events", { run, term, after });
+export const fetchPresent = (run, term) => get("present", { run, term });
+export const fetchSeries = (run, term, from, to, points) => get("series", { run, term, from, to, points });

@@ -8,12 +8,14 @@ import { html } from "./dom.js";
 import { Header } from "./header.js";
 import { Legend } from "./legend.js";
 import { RunList } from "./runs.js";
+import { Terms } from "./terms.js";
 import { DecisionTable } from "./table.js";
 import { Why } from "./why.js";
 
 const POLL_MILLISECONDS = 2000;
 const SETTLE_MILLISECONDS = 90;
 const COLORS = 8;
+const DASHES = [null, "8 3", "2.5 2.5", "10 3 2.5 3", "5 2", "12 4", "1.5 3", "14 3 2 3 2 3"];
 const LOOK_AROUND = 60;
 const HOW_TO_BEGIN =
   "No journal below this log directory yet. Train with model.fit(..., callbacks=[AdaptiveMelWeightCallback(" +
@@ -25,6 +27,8 @@ export class App {
     this.window = null;
     this.follow = true;
     this.bounds = false;
+    this.focusTerm = null;
+    this.relativeChoice = null;
     this.chosen = null;
     this.chose = false;
     this.paused = false;
@@ -60,6 +64,10 @@ export class App {
     this.runList = new RunList(this.header.runs, {
       toggle: (run, on) => this.reload(() => this.data.toggle(run, on)),
       focus: (run) => this.reload(() => this.data.focus(run)),
+    });
+    this.terms = new Terms(charts, {
+      focus: (term) => this.focusOn(term),
+      relative: () => this.toggleRelative(),
     });
     this.legend = new Legend(charts);
     this.chart = new Chart(charts, { zoom: (range) => this.zoom(range), select, next: (by) => this.next(by) });
@@ -129,6 +137,22 @@ export class App {
     this.draw();
   }
 
+  focusOn(term) {
+    this.focusTerm = term;
+    this.chose = false;
+    this.draw();
+  }
+
+  toggleRelative() {
+    this.relativeChoice = !this.relative;
+    this.draw();
+  }
+
+  // Whether each loss is drawn relative to its first average: by itself where there are several weights.
+  get relative() {
+    return this.relativeChoice ?? this.data.curves.some(({ several }) => several);
+  }
+
   togglePause() {
     this.paused = !this.paused;
     this.header.showState(this);
@@ -138,15 +162,23 @@ export class App {
   // The newest decision is selected until a person chooses another, or none.
   get selected() {
     if (this.chose) return this.chosen;
-    const { focusName } = this.data;
-    const events = this.data.known.get(focusName)?.events ?? [];
-    return events.length ? { run: focusName, index: events.length - 1 } : null;
+    const name = this.focusOf(this.data.curves)?.name;
+    const events = this.data.known.get(name)?.events ?? [];
+    return events.length ? { run: name, index: events.length - 1 } : null;
+  }
+
+  // The curve that answers, limits, phases and reasons are about.
+  focusOf(curves) {
+    const of = curves.filter(({ run, fixed }) => run === this.data.focusName && !fixed);
+    return of.find(({ term }) => term === this.focusTerm) ?? of[0] ?? curves.find(({ fixed }) => !fixed) ?? null;
   }
 
   select(at, from) {
     this.chosen = at;
     this.chose = true;
     const event = this.data.event(at);
+    const curve = at && this.data.curves.find(({ name }) => name === at.run);
+    if (curve?.several) this.focusTerm = curve.term;
     if (event && !this.table.accepts(event)) this.table.clearFilter();
     const [first, last] = this.view;
     if (event && (event.step < first || event.step > last)) {
@@ -178,34 +210,48 @@ export class App {
     return (this.data.visible?.size ?? 0) > 1 ? `var(--run-${at % COLORS})` : "var(--ink)";
   };
 
+  // A colour for each run; with one run that has several weights, for each term. A dash for each term.
+  paint({ run, term }, terms) {
+    const at = terms.indexOf(term);
+    const byTerm = terms.length > 1 && (this.data.visible?.size ?? 0) < 2;
+    return { color: byTerm ? `var(--run-${at % COLORS})` : this.color(run), dash: DASHES[at % COLORS] };
+  }
+
   curves() {
-    const [first, last] = this.view;
-    const inside = ({ step }) => step >= first - 1 && step <= last;
-    const shown = this.data.shown.filter(({ run }) => this.data.known.get(run)?.series);
-    return shown.map((run) => {
-      const { series, events, present } = this.data.known.get(run.run);
+    const [begin, end] = this.view;
+    const inside = ({ step }) => step >= begin - 1 && step <= end;
+    const shown = this.data.curves.filter(({ name }) => this.data.known.get(name)?.series);
+    const several = shown.some((curve) => curve.several);
+    const terms = several ? [...new Set(shown.map(({ term }) => term))] : [];
+    const first = new Map(shown.filter(({ fixed }) => !fixed).reverse().map(({ run, name }) => [run, name]));
+    return shown.map((curve) => {
+      const { series, events, present } = this.data.known.get(curve.name);
       return {
-        ...run,
-        name: run.run,
-        color: this.color(run.run),
-        many: shown.length > 1,
+        ...curve,
+        ...this.paint(curve, terms),
+        many: several || shown.filter(({ fixed }) => !fixed).length > 1,
         series,
         events,
         present,
         visibleEvents: events.filter(inside),
-        visiblePins: pinsOf(series).filter(inside),
+        visiblePins: first.get(curve.run) === curve.name ? pinsOf(series).filter(inside) : [],
       };
     });
   }
 
   draw() {
-    const curves = this.curves();
-    const { view, bounds, selected } = this;
-    const focus = curves.find(({ name }) => name === this.data.focusName) ?? curves[0] ?? null;
-    const context = { curves, focus, view, bounds, selected, filtered: this.table.accepts };
+    const all = this.curves();
+    const { view, bounds, selected, relative } = this;
+    const curves = all.filter(({ fixed }) => !fixed);
+    const focus = this.focusOf(all);
+    const several = all.some((curve) => curve.several);
+    const losses = several || relative ? all : curves;
+    const runs = this.data.visible?.size ?? 0;
+    const context = { all, curves, losses, several, relative, runs, focus, view, bounds, selected, filtered: this.table.accepts };
     this.drawRuns();
     this.showEmpty(curves);
     this.answers.draw(context);
+    this.terms.draw(context);
     this.legend.draw(context);
     if (curves.length) this.chart.draw(context);
     this.table.draw(context);

@@ -161,7 +161,7 @@ export class Chart {
     }
     let content = [];
     if (peak) content = peakDetails(peak);
-    else if (!marked) content = stepDetails(this.context.curves, step);
+    else if (!marked) content = stepDetails(this.context, step);
     else if (marked.items.length > 1 || marked.items[0].index === undefined)
       content = clusterDetails(marked.curve, marked.kind, marked.items);
     else content = eventDetails(marked.curve, marked.items[0]);

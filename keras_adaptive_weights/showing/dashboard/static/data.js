@@ -1,8 +1,21 @@
 // What is known of the runs: their list, which are drawn, and the events and figures fetched so far.
+//
+// A run has a curve for each of its adaptive weights, and one that is `fixed` for each other term, of which there is a
+// loss only. A curve's name is that of its run, where that has one weight; with several the term is part of it.
 import { fetchEvents, fetchPresent, fetchRuns, fetchSeries } from "./api.js";
 
 const SHOWN_AT_FIRST = 4;
 const NOTHING = { events: [], generation: null, bytes: -1, key: "", series: null, present: null, failure: null };
+
+export function curvesOf(run) {
+  const weights = run.terms?.length ? run.terms : [run];
+  const several = weights.length > 1;
+  const named = (term) => `${run.run} · ${term}`;
+  const adaptive = weights.map((of) => ({ ...run, ...of, several, fixed: false, name: several ? named(of.term) : run.run }));
+  const others = Object.entries(run.fixed ?? {});
+  const fixed = others.map(([term, weight]) => ({ ...run, term, weight, several, fixed: true, name: named(term) }));
+  return [...adaptive, ...fixed];
+}
 
 export class RunData {
   constructor() {
@@ -53,6 +66,10 @@ export class RunData {
     return this.all.filter(({ run, error }) => !error && this.visible?.has(run));
   }
 
+  get curves() {
+    return this.shown.flatMap(curvesOf);
+  }
+
   get extent() {
     const { shown } = this;
     if (!shown.length) return [0, 1];
@@ -65,28 +82,29 @@ export class RunData {
   }
 
   // Why a run that is listed cannot be shown; null where it can.
-  trouble({ run, error }) {
-    return error ?? this.known.get(run)?.failure ?? null;
+  trouble(run) {
+    const failures = curvesOf(run).map(({ name }) => this.known.get(name)?.failure);
+    return run.error ?? failures.find(Boolean) ?? null;
   }
 
   // Fetch what is missing of a window (null: the whole run) of every run shown; return whether there was anything.
   async load(window, points) {
     this.latest += 1;
     const token = this.latest;
-    const loaded = await Promise.all(this.shown.map((run) => this.loadRun(run, window, points, token)));
+    const loaded = await Promise.all(this.curves.map((curve) => this.loadCurve(curve, window, points, token)));
     return loaded.includes(true);
   }
 
   // A run that cannot be read is no reason not to show the others.
-  async loadRun(run, window, points, token) {
-    const known = this.known.get(run.run) ?? { ...NOTHING };
-    this.known.set(run.run, known);
-    if (known.generation !== run.generation) {
-      Object.assign(known, { events: [], bytes: -1, key: "", generation: run.generation });
+  async loadCurve(curve, window, points, token) {
+    const known = this.known.get(curve.name) ?? { ...NOTHING };
+    this.known.set(curve.name, known);
+    if (known.generation !== curve.generation) {
+      Object.assign(known, { events: [], bytes: -1, key: "", generation: curve.generation });
     }
     const before = known.failure;
     try {
-      const loaded = await this.fetchRun(run, known, window, points, token);
+      const loaded = await this.fetchCurve(curve, known, window, points, token);
       known.failure = null;
       return loaded || before !== null;
     } catch (error) {
@@ -95,16 +113,18 @@ export class RunData {
     }
   }
 
-  async fetchRun(run, known, window, points, token) {
+  async fetchCurve(curve, known, window, points, token) {
+    const { run, bytes, process, fixed } = curve;
+    const term = fixed || curve.several ? curve.term : null;
     const ends = window ? [Math.floor(window[0]), Math.ceil(window[1])] : [null, null];
     const key = `${ends}:${points}`;
-    const grown = known.bytes !== run.bytes;
-    const changed = grown || known.process !== run.process;
+    const grown = known.bytes !== bytes;
+    const changed = grown || known.process !== process;
     if (!changed && known.key === key) return false;
     const [series, news, present] = await Promise.all([
-      fetchSeries(run.run, ...ends, points),
-      grown ? fetchEvents(run.run, known.events.length) : { generation: known.generation, events: [] },
-      changed ? fetchPresent(run.run) : known.present,
+      fetchSeries(run, term, ...ends, points),
+      grown && !fixed ? fetchEvents(run, term, known.events.length) : { generation: known.generation, events: [] },
+      changed && !fixed ? fetchPresent(run, term) : known.present,
     ]);
     if (token === this.latest || known.series === null) Object.assign(known, { series, key });
     if (news.generation === known.generation) {
@@ -112,7 +132,7 @@ export class RunData {
         if (event.index === known.events.length) known.events.push({ ...event, kind: event.mark });
       }
     }
-    Object.assign(known, { present, bytes: run.bytes, process: run.process });
+    Object.assign(known, { present, bytes, process });
     return true;
   }
 }

@@ -2,7 +2,8 @@
 import { figure, html, say, svg } from "./dom.js";
 import { LOOK } from "./look.js";
 import { markersOf, peaksOf } from "./markers.js";
-import { areaPath, joined, linear, linePath, scale, stepPath, stepTicks, valueTicks } from "./scale.js";
+import { curvesIn, linesOf } from "./panels.js";
+import { areaPath, joined, linear, linePath, scale, smoothed, stepPath, stepTicks, valueTicks } from "./scale.js";
 
 export const MARGIN = { left: 56, right: 92, top: 5, bottom: 1 };
 export const AXIS = 18;
@@ -36,11 +37,13 @@ export class Panel {
 
   // Draw into `height` pixels and what is below them; `axis`: whether the steps are numbered there.
   draw(context, height, axis) {
-    const { width, view, curves, focus } = context;
-    say(this.name, this.spec.titleOf(curves));
+    const { width, view, focus } = context;
+    const curves = curvesIn(this.spec, context);
+    say(this.name, this.spec.titleOf(curves.filter(({ fixed }) => !fixed), context));
     this.node.classList.toggle("many", curves.length > 1);
     this.spec.lines.forEach((line, i) => {
-      this.keys[i].hidden = Boolean(line.optional) && !curves.some((curve) => has(curve, line));
+      const drawn = curves.some((curve) => linesOf(this.spec, curve, context).some(({ role, smooth }) => role === line.role && !smooth));
+      this.keys[i].hidden = !drawn || (Boolean(line.optional) && !curves.some((curve) => has(curve, line)));
     });
     const phases = new Set((focus?.series.bands ?? []).map(([kind]) => kind));
     this.phases.forEach((key, i) => {
@@ -56,11 +59,12 @@ export class Panel {
     this.brush.setAttribute("height", height - MARGIN.top - MARGIN.bottom);
     this.x = linear([view[0] - 1, view[1]], [MARGIN.left, width - MARGIN.right]);
     const limits = focus ? this.spec.limits(focus) : [];
-    this.y = this.scale(context, limits);
+    this.y = this.scale(curves, context, limits);
     const clip = `clip-${this.spec.id}`;
     const inner = Math.max(1, width - MARGIN.left - MARGIN.right);
     const frame = { x: MARGIN.left, y: MARGIN.top, width: inner, height: height - MARGIN.top - MARGIN.bottom };
-    const lines = svg("g", { "clip-path": `url(#${clip})` }, ...curves.flatMap((curve) => this.drawCurve(curve)));
+    const drawn = curves.flatMap((curve) => this.drawCurve(curve, context, curves.length > 1));
+    const lines = svg("g", { "clip-path": `url(#${clip})` }, ...drawn);
     const lane = outer - (axis ? AXIS : 0) - PHASES;
     this.picture.replaceChildren(
       svg("clipPath", { id: clip }, svg("rect", frame)),
@@ -68,15 +72,24 @@ export class Panel {
       this.drawGrid(context, outer, axis),
       this.drawLimits(limits, width),
       lines,
-      ...(this.spec.step ? [markersOf(context, this.x, this.y, lane - 11)] : this.drawPeaks(curves)),
+      ...(this.spec.step ? [markersOf(context, this.x, this.y, lane - 11)] : this.drawPeaks(curves, context)),
       this.cursor,
       this.brush,
     );
   }
 
-  scale({ curves, bounds }, limits) {
+  // What a curve's figures are multiplied by: losses may be relative.
+  factor({ series }, { relative }) {
+    return this.spec.id === "loss" && relative ? 1 / (series.first_average || 1) : 1;
+  }
+
+  scale(curves, context, limits) {
+    const { bounds } = context;
     const filled = curves.filter(({ series }) => series?.to.length);
-    const found = filled.map(({ series }) => series.scales[this.spec.id]).filter(Boolean);
+    const found = filled
+      .map((curve) => [curve.series.scales[this.spec.id], this.factor(curve, context)])
+      .filter(([of]) => of)
+      .map(([[bent, least, greatest], factor]) => [bent, least * factor, greatest * factor]);
     let [kind, low, high] = joined(found);
     if (this.spec.step && bounds) {
       const values = [low, high, ...limits.map(({ value }) => value)];
@@ -86,34 +99,43 @@ export class Panel {
     return scale(kind, [low, high], [this.height - MARGIN.bottom, MARGIN.top]);
   }
 
-  drawCurve(curve) {
-    const { series } = curve;
+  drawCurve(curve, context, many) {
+    const { series, dash } = curve;
+    const factor = this.factor(curve, context);
     if (!series?.to.length) return [];
     const starts = series.from.map((step) => this.x(step - 1));
     const ends = series.to.map(this.x);
     const drawn = [];
-    for (const line of this.spec.lines) {
+    for (const line of linesOf(this.spec, curve, context)) {
       if (!has(curve, line)) continue;
       const columns = series.figures[line.figure];
-      const y = (name) => columns[name].map((value) => (value === null ? null : this.y(value)));
-      const color = curve.many ? curve.color : `var(--${line.role}, var(--weight))`;
-      const paint = { class: `line ${line.role}`, stroke: color };
-      const ranged = !series.exact && columns.least && (this.spec.step || line.role === "raw");
+      const values = (name) => (line.smooth ? smoothed(columns[name]) : columns[name]);
+      const y = (name) => values(name).map((value) => (value === null ? null : this.y(value * factor)));
+      const color = many ? curve.color : `var(--${line.role}, var(--weight))`;
+      const focused = many && context.several && curve.name === context.focus?.name;
+      const paint = { class: `line ${line.role}${focused ? " focused" : ""}`, stroke: color };
+      if (many && dash && (line.role === "main" || line.role === "weight")) paint["stroke-dasharray"] = dash;
+      const ranged = !line.smooth && !series.exact && columns.least && (this.spec.step || line.role === "raw");
       if (ranged) {
         const area = areaPath(ends, y("least"), y("greatest"));
-        drawn.push(svg("path", { class: "reach", fill: color, "fill-opacity": curve.many ? 0.16 : 0.3, d: area }));
+        drawn.push(svg("path", { class: "reach", fill: color, "fill-opacity": many ? 0.16 : 0.3, d: area }));
       }
       if (this.spec.step)
-        drawn.push(svg("path", { ...paint, class: `line weight-line ${line.role}`, d: stepPath(starts, ends, y("last")) }));
+        drawn.push(svg("path", { ...paint, class: `weight-line ${paint.class}`, d: stepPath(starts, ends, y("last")) }));
       else drawn.push(svg("path", { ...paint, d: linePath(ends, y("last")) }));
     }
     return drawn;
   }
 
-  drawPeaks(curves) {
+  // Peaks are of single steps: marked for curves of which these are drawn.
+  drawPeaks(curves, context) {
+    const raw = (curve) => linesOf(this.spec, curve, context).some(({ figure: name, smooth }) => name === this.spec.lines[0].figure && !smooth);
     return curves
-      .filter(({ series }) => series?.to.length)
-      .map((curve) => peaksOf(curve, this.spec.lines[0].figure, curve.series.to.map(this.x), this.y, MARGIN.top));
+      .filter((curve) => curve.series?.to.length && raw(curve))
+      .map((curve) => {
+        const y = (value) => this.y(value * this.factor(curve, context));
+        return peaksOf(curve, this.spec.lines[0].figure, curve.series.to.map(this.x), y, MARGIN.top);
+      });
   }
 
   // The phases of the curve in focus: faint behind the lines, and, below the weight, in full with their names.

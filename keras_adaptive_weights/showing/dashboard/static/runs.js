@@ -58,7 +58,8 @@ export class RunList {
       focused ? "◉ in focus" : "○ focus",
     );
     const [mark, text] = state(run);
-    const about = `${run.term}, step ${count(run.last)}, weight ${figure(run.weight)}`;
+    const weights = (run.terms ?? [run]).map(({ term, weight }) => `${term} ${figure(weight)}`).join(", ");
+    const about = `step ${count(run.last)}, weight of ${weights}`;
     return html(
       "li",
       { class: focused ? "focused" : "", title: about },

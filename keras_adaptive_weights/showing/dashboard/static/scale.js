@@ -62,6 +62,15 @@ export function valueTicks(y, gap) {
   return kept.length > 1 || y.kind === "root" ? kept : ticks([low, high], pixels / gap);
 }
 
+// The values as a reader's eye would smooth them, where nobody has.
+export function smoothed(values, rate = 0.1) {
+  let mean = null;
+  return values.map((value) => {
+    if (value !== null) mean = mean === null ? value : mean + rate * (value - mean);
+    return value === null ? null : mean;
+  });
+}
+
 export function linePath(xs, ys) {
   let path = "";
   let pen = false;

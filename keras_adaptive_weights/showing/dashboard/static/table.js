@@ -154,6 +154,7 @@ export class DecisionTable {
         "td",
         { class: "reason-cell" },
         shortened(words(event.reason), LONGEST_REASON),
+        run.several ? html("div", { class: "term-cell", dir: "auto" }, shortened(String(run.term), LONGEST_REASON)) : null,
         event.note ? html("div", { class: "note-cell", dir: "auto" }, shortened(event.note, LONGEST_NOTE)) : null,
       ),
     );

@@ -104,9 +104,10 @@ export function peakDetails({ curve, figureName, value, step, count: number }) {
   ];
 }
 
-export function stepDetails(curves, step) {
+// All figures of each curve; where there are several terms, those of the term in focus, and of each other weight and loss.
+export function stepDetails({ curves, all, several, focus }, step) {
   const nodes = [];
-  for (const curve of curves) {
+  for (const curve of several ? curves.filter(({ term }) => term === focus?.term) : curves) {
     const at = bucketAt(curve.series, step);
     if (at < 0) continue;
     const { from, to, figures, exact } = curve.series;
@@ -118,7 +119,16 @@ export function stepDetails(curves, step) {
       table(rows),
     );
   }
+  const others = several ? all.filter(({ term }) => term !== focus?.term) : [];
+  const rows = others.map((curve) => [curve, bucketAt(curve.series, step)]).filter(([, at]) => at >= 0);
+  if (nodes.length && rows.length) nodes.push(html("table", { class: "figures" }, html("tbody", {}, ...rows.map(otherTerm))));
   return nodes;
+}
+
+function otherTerm([curve, at]) {
+  const { figures } = curve.series;
+  const weight = curve.fixed ? `fixed ${figure(curve.weight)}` : figure(figures.weight?.last[at]);
+  return html("tr", {}, html("th", { scope: "row" }, curve.name), html("td", {}, `${weight} × ${figure(figures.loss?.last[at])}`));
 }
 
 function rangeText(columns, at) {
