@@ -1,15 +1,20 @@
 """The dashboard in a real Chromium, driven by Playwright, against a real TensorBoard on journals of the controller."""
 
-import json
+import collections
 import re
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 from dashboard_runs import MARKUP, RunMaker, eventful_run, hostile_run
+from several_terms import eventful
 from tensorboard_page import FLAGS, tensorboard
 
+from keras_adaptive_weights.journal.index import JournalIndex
+
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+BEFORE_THE_WINGS = Path(__file__).parents[1] / "data" / "before_the_wings" / "run"
 NOTE = "operator heard clipping"
 
 
@@ -278,9 +283,9 @@ def test_the_first_screen_answers_what_a_person_asks_first(chromium, server, run
     assert newest.reason.value.replace("_", " ") in answer["last"]
     assert "4 steps skipped, last 1,388: mel_loss not finite" in answer["wrong"]
     assert "ended" in answer["wrong"]
-    last = json.loads(
-        [line for line in run.journal.read_text().splitlines() if '"reason"' in line and '"step"' in line][-1]
-    )
+    index = JournalIndex(run.journal)
+    index.refresh()
+    last = next(row for row in reversed(index.rows(index.spans[-1])) if "reason" in row)
     assert last["reason"].replace("_", " ") in answer["standing"]
     assert frame.locator('tr[aria-selected="true"]').get_attribute("data-index") == str(len(run.events) - 1)
     assert newest.advice in frame.locator(".details").inner_text(), "the newest decision is explained without a click"
@@ -423,3 +428,52 @@ def test_a_growing_run_is_followed_paused_and_resumed_and_markup_is_text(chromiu
     maker.close()
     opened.until(lambda: "ended" in state.inner_text(), wanted=True)
     opened.close()
+
+
+@pytest.fixture(scope="module")
+def three(chromium, tmp_path_factory):
+    """The page on a run of three adaptive terms and a fixed one, and one of format 1 with a single term."""
+    folder = tmp_path_factory.mktemp("three")
+    run = eventful(folder / "three", steps=900)
+    shutil.copytree(BEFORE_THE_WINGS, folder / "before")
+    with tensorboard(folder, with_tensorflow=False) as address:
+        opened = Dashboard(chromium, address).ready()
+        yield opened, run
+        opened.close()
+
+
+def choose_run(frame, name, *, on):
+    frame.locator(".runs li", has_text=name).locator("input").set_checked(on)
+
+
+def test_several_weights_are_in_one_panel_and_a_term_is_chosen_for_the_others(three):
+    opened, run = three
+    frame = opened.frame
+    choose_run(frame, "three", on=True)
+    choose_run(frame, "before", on=False)
+    opened.until(lambda: frame.locator("#panel-weight .weight-line").count(), 3)
+    wanted = dict(collections.Counter(event.action.value for event in run.events)) | {"skipped": 900 // 347}
+    opened.until(opened.counts, wanted)
+    dashes = frame.locator("#panel-weight .weight-line").evaluate_all(
+        "ns => ns.map(n => n.getAttribute('stroke-dasharray'))"
+    )
+    assert len(set(dashes)) == 3
+    assert frame.locator("#panel-loss h3").inner_text() == "Losses, each relative to its first average"
+    assert frame.locator("#panel-loss .line.main").count() == 4
+    frame.locator("#relative").click()
+    assert frame.locator("#panel-loss h3").inner_text() == "Losses, unweighted"
+    assert frame.locator("#panel-ratio .line").count() == 1
+    frame.locator("button[data-term=stop_loss]").click()
+    assert frame.locator("#panel-ratio h3").inner_text() == "Loss ratio of stop_loss"
+    assert "Weight of stop_loss" in frame.locator("#answer-weight").inner_text()
+    frame.locator("button[data-term=mel_loss]").click()
+    frame.locator("#relative").click()
+
+
+def test_a_run_of_several_terms_and_one_of_format_1_lie_over_each_other(three):
+    opened, _ = three
+    frame = opened.frame
+    choose_run(frame, "three", on=True)
+    choose_run(frame, "before", on=True)
+    opened.until(lambda: frame.locator("#panel-weight .weight-line").count(), 4)
+    assert frame.locator("#panel-ratio .line").count() == 2
