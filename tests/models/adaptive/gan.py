@@ -43,8 +43,8 @@ class GAN(kaw.StableTrainStepMixin, keras.Model):
 
 def make(**arguments):
     model = GAN()
-    model(np.zeros((1, NOISE)))
     model.critic(np.zeros((1, WIDTH)))
+    model(np.zeros((1, NOISE)))
     optimizers = keras.optimizers.Adam(0.002), keras.optimizers.Adam(0.001)
     model.compile(*optimizers, loss=kaw.CompositeLoss.of_outputs(fooled=1.0, away=kaw.AdaptiveWeight(2.5)), **arguments)
     return model

@@ -41,8 +41,8 @@ class GAN(keras.Model):
 
 def make(**arguments):
     model = GAN()
-    model(np.zeros((1, NOISE)))
     model.critic(np.zeros((1, WIDTH)))
+    model(np.zeros((1, NOISE)))
     optimizers = keras.optimizers.Adam(0.002), keras.optimizers.Adam(0.001)
     model.compile(*optimizers, **arguments)
     return model
