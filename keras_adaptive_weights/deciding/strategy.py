@@ -69,6 +69,17 @@ class Strategy(Protocol[T]):
     - `measure_every`, `calibrate_steps`: in which steps: the first `calibrate_steps` ones (`None`: none) and every
       `measure_every`-th;
     - `cooling_period`: steps between its changes.
+
+    Example:
+
+    >>> class AtHalf:
+    ...     def initial(self, terms):
+    ...         return ()
+    ...
+    ...     def step(self, state, observations):
+    ...         return state, Proposal({"kl_loss": Target(0.5)})
+    >>> AtHalf().step((), [])[1].targets["kl_loss"].weight
+    0.5
     """
 
     def initial(self, terms: Sequence[Term]) -> T:

@@ -40,6 +40,12 @@ class Journal:
         segments: For each header, the entries after it.
         weights: The weight in force at each observation, also in a shadow run.
         problems: What could not be read, one sentence each; of very many, the first 100 and how many more.
+
+    Example:
+
+    >>> journal = read_journal("runs/1/adaptive_weights/journal.jsonl")
+    >>> journal.terms, len(journal.observations), len(journal.weights), journal.problems
+    (['mel_loss'], 260, 260, [])
     """
 
     headers: list[Header] = field(default_factory=list)
@@ -95,6 +101,12 @@ def read_journal(path: str | os.PathLike[str]) -> Journal:
         OSError: It may not be read, or is a pipe, a device or a folder.
         ValueError: The file does not begin with a journal's header, or a header in it cannot be understood, as one of a
             newer format.
+
+    Example:
+
+    >>> for decision in read_journal("runs/1/adaptive_weights/journal.jsonl").events[:1]:
+    ...     print(decision.step, decision.action, decision.reason)
+    65 increase loss_high
     """
     reading = _Reading(os.fspath(path))
     with open_regular(path) as file:

@@ -36,6 +36,16 @@ class JournalWriter:
     Raises:
         ValueError: The file holds another run's journal, or another process writes to it.
         OSError: The file cannot be written.
+
+    Example:
+
+    >>> recorded = read_journal("runs/1/adaptive_weights/journal.jsonl")
+    >>> writer = JournalWriter("again/journal.jsonl", recorded.headers[0])
+    >>> for seen, decision in zip(recorded.observations, replay(recorded.observations)):
+    ...     writer.observe([seen], decision)
+    >>> writer.close()
+    >>> len(read_journal("again/journal.jsonl").observations)
+    260
     """
 
     def __init__(

@@ -168,8 +168,8 @@ def row(*requests):
 
 
 def leave_row(telemetry, requests):
-    zero = tf.constant(0.0)
-    telemetry.write({}, zero, zero, tf.constant(1.0), tf.constant(-1), tf.constant(False), requests)
+    zero, no = tf.constant(0.0), tf.constant(False)
+    telemetry.write({}, zero, zero, tf.constant(1.0), tf.constant(-1), (no, no), requests)
 
 
 def test_requests_travel_through_the_telemetry_by_term():
