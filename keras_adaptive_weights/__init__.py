@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from keras_adaptive_weights.deciding.constraint import Constraint
     from keras_adaptive_weights.deciding.decision import Action, Decision, Observation, Reason
     from keras_adaptive_weights.deciding.gradient_share import GradientShare
+    from keras_adaptive_weights.deciding.joint import JointDecision, JointObservation, Term
     from keras_adaptive_weights.deciding.observers import DecisionLogger, DecisionObserver
     from keras_adaptive_weights.deciding.sqrt_loss import SqrtLoss
+    from keras_adaptive_weights.deciding.strategy import Proposal, Strategy, Target
     from keras_adaptive_weights.journal.reader import Journal, read_journal
     from keras_adaptive_weights.journal.writer import JournalWriter
     from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
@@ -42,15 +44,21 @@ _HOME = {
     "DecisionLogger": "deciding.observers",
     "DecisionObserver": "deciding.observers",
     "GradientShare": "deciding.gradient_share",
+    "JointDecision": "deciding.joint",
+    "JointObservation": "deciding.joint",
     "Journal": "journal.reader",
     "JournalWriter": "journal.writer",
     "LossTerm": "losses.composite",
     "ModelRecovery": "training.recovery",
     "Observation": "deciding.decision",
+    "Proposal": "deciding.strategy",
     "Reason": "deciding.decision",
     "SqrtLoss": "deciding.sqrt_loss",
     "StableModel": "training.train_step",
     "StableTrainStepMixin": "training.train_step",
+    "Strategy": "deciding.strategy",
+    "Target": "deciding.strategy",
+    "Term": "deciding.joint",
     "TrainingConfig": "deciding.config",
     "TrainingStopped": "training.recovery",
     "XTTSConfig": "deciding.config",
@@ -73,15 +81,21 @@ __all__ = [
     "DecisionLogger",
     "DecisionObserver",
     "GradientShare",
+    "JointDecision",
+    "JointObservation",
     "Journal",
     "JournalWriter",
     "LossTerm",
     "ModelRecovery",
     "Observation",
+    "Proposal",
     "Reason",
     "SqrtLoss",
     "StableModel",
     "StableTrainStepMixin",
+    "Strategy",
+    "Target",
+    "Term",
     "TrainingConfig",
     "TrainingStopped",
     "XTTSConfig",

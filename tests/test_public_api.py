@@ -28,15 +28,21 @@ PUBLIC = {
     "DecisionLogger",
     "DecisionObserver",
     "GradientShare",
+    "JointDecision",
+    "JointObservation",
     "Journal",
     "JournalWriter",
     "LossTerm",
     "ModelRecovery",
     "Observation",
+    "Proposal",
     "Reason",
     "SqrtLoss",
     "StableModel",
     "StableTrainStepMixin",
+    "Strategy",
+    "Target",
+    "Term",
     "TrainingConfig",
     "TrainingStopped",
     "XTTSConfig",
@@ -49,7 +55,16 @@ PUBLIC = {
 }
 NEED_TENSORFLOW = ("runtime", "losses", "training")  # the wings
 WITHOUT_TENSORFLOW = ["AdaptiveWeightConfig", "Decision", "DecisionObserver", "Journal", "JournalWriter", "Observation"]
-WITHOUT_TENSORFLOW += ["Constraint", "GradientShare", "SqrtLoss"]
+WITHOUT_TENSORFLOW += [
+    "Constraint",
+    "GradientShare",
+    "SqrtLoss",
+    "JointDecision",
+    "JointObservation",
+    "Strategy",
+    "Proposal",
+    "Term",
+]
 WITHOUT_TENSORFLOW += ["Action", "Reason", "XTTSConfig", "TrainingConfig", "read_journal", "replay", "__version__"]
 
 

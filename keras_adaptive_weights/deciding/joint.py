@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
-from keras_adaptive_weights.deciding.decision import Action, Observation, Reason
+from keras_adaptive_weights.deciding.decision import Action, Decision, Observation, Reason
 from keras_adaptive_weights.deciding.printable import printable
 
 Weights = Mapping[str, float]
@@ -161,6 +161,17 @@ class JointDecision(NamedTuple):
     held_weights: Weights | None = None
 
     @property
+    def term(self) -> str:
+        """Empty: it is about all adaptive terms."""
+        return ""
+
+    def of(self, term: str) -> Decision:
+        """Return what was decided on the weight of one term."""
+        held = None if self.held_weights is None else self.held_weights[term]
+        weights = self.old_weights[term], self.new_weights[term]
+        return Decision(self.step, self.action, self.reason, *weights, self.evidence, self.note, held, term)
+
+    @property
     def weights_in_force(self) -> Weights:
         """The weights that the loss reads from the next step on."""
         return self.new_weights if self.held_weights is None else self.held_weights
@@ -222,3 +233,8 @@ class JointDecision(NamedTuple):
             note=str(values.get("note", "")),
             held_weights=weights("held_weights") if values.get("held_weights") is not None else None,
         )
+
+
+def by_term(decision: Decision | JointDecision) -> list[Decision]:
+    """Return what was decided on each weight."""
+    return [decision] if isinstance(decision, Decision) else [decision.of(term) for term in decision.old_weights]

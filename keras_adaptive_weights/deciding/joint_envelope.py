@@ -35,7 +35,7 @@ from keras_adaptive_weights.deciding.decision import Action, Observation, Reason
 from keras_adaptive_weights.deciding.intake import feed
 from keras_adaptive_weights.deciding.joint import JointDecision, JointObservation, Term, Weights
 from keras_adaptive_weights.deciding.plain_records import read_record
-from keras_adaptive_weights.deciding.state import EnvelopeState
+from keras_adaptive_weights.deciding.state import ControllerState, EnvelopeState, Trial
 from keras_adaptive_weights.deciding.statistics import Comparison, Series, mean
 from keras_adaptive_weights.deciding.strategy import Proposal, Strategy, plain
 
@@ -46,6 +46,18 @@ class JointCore(EnvelopeState[Weights]):
     """Weights, counters and the statistics of the objective."""
 
     __slots__ = ()
+
+    def of(self, term: str) -> ControllerState:
+        """Return the state with the weights of one term, as that of one weight."""
+        previous, held, trial = self.previous_weight, self.held_weight, self.trial
+        fields: dict[str, Any] = self._asdict() | {
+            "weight": self.weight[term],
+            "base_weight": self.base_weight[term],
+            "previous_weight": None if previous is None else previous[term],
+            "held_weight": None if held is None else held[term],
+            "trial": trial and Trial[float](trial.previous_weight[term], *trial[1:]),
+        }
+        return ControllerState(**fields)
 
 
 class JointState(NamedTuple):
@@ -117,6 +129,16 @@ class JointEnvelope:
         base = {name: float(term.weight) for name, term in self._adaptive.items()}
         return JointState(JointCore(base, base), {}, self.strategy.initial(self.terms))
 
+    def going_on(self, states: Mapping[str, ControllerState]) -> JointState:
+        """Return the state of a run that decided on each weight by itself until now: it is too late to calibrate."""
+        state = self.initial()
+        core = state.core._replace(
+            weight={name: one.weight_in_force for name, one in states.items()},
+            step=max((one.step for one in states.values()), default=0),
+            disabled=any(one.disabled for one in states.values()),
+        )
+        return state._replace(core=self._within(core), calibrated=True)
+
     def step(self, state: JointState, observations: Sequence[JointObservation]) -> tuple[JointState, JointDecision]:
         """Take in the observations of one execution, oldest first, and decide once.
 
@@ -132,7 +154,8 @@ class JointEnvelope:
             if seen.losses and seen.finite and not seen.loss_scaling:
                 recent = self._with(recent, seen.losses)
                 loss = _sum(weights, {name: losses[-1] for name, losses in recent.items()})
-                taught.append(seen._replace(weights=weights))
+                balanced = {name: value for name, value in seen.losses.items() if name in weights}
+                taught.append(seen._replace(losses=balanced, weights=weights))
             core = feed(self.config, core, _as_one(seen, loss))
         state = state._replace(core=core, recent=recent)
         if taught:

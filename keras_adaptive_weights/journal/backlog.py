@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from keras_adaptive_weights.deciding.decision import Decision
+from keras_adaptive_weights.deciding.joint import JointDecision
 
 _MOST_NOTES = 256
 
@@ -22,7 +23,7 @@ class Note(NamedTuple):
     """The steps of one execution (none: asked for by hand), the decisions after them, and when these were taken."""
 
     steps: Sequence[Any]
-    decisions: Sequence[Decision]
+    decisions: Sequence[Decision | JointDecision]
     wall_time: float
 
 
@@ -63,7 +64,7 @@ class Backlog:
         """Whether `close` was called, or another process made it."""
         return self._closed or os.getpid() != self._process
 
-    def add(self, steps: Sequence[Any], decisions: Sequence[Decision]) -> None:
+    def add(self, steps: Sequence[Any], decisions: Sequence[Decision | JointDecision]) -> None:
         """Note the steps and the decisions; after `close`, nothing.
 
         Raises:

@@ -25,7 +25,7 @@ from keras_adaptive_weights.journal.lines import OUTCOME_FIGURES, SHARED_FIGURES
 from keras_adaptive_weights.journal.terms import Rows
 
 BLOCK_STEPS = 256
-FIGURES = ("weight", "proposed_weight", "loss", "total_loss", "gradient_norm", *OUTCOME_FIGURES)
+FIGURES = ("weight", "proposed_weight", "loss", "total_loss", "gradient_norm", "term_norm", "share", *OUTCOME_FIGURES)
 _PHASES = {
     Reason.WARMUP.value: "warmup",
     Reason.COOLING.value: "cooling",

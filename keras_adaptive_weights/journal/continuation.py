@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from keras_adaptive_weights.deciding.decision import Action, Decision
+from keras_adaptive_weights.deciding.joint import JointDecision, by_term
 from keras_adaptive_weights.journal.appended_file import AppendedFile, another_run
 from keras_adaptive_weights.journal.header import Header
 from keras_adaptive_weights.journal.lines import MOST_LINE_BYTES, Values, read_line
@@ -193,11 +194,14 @@ def _first_undone(tail: Sequence[_Line], header: Header, end: int) -> int:
     """
     if any(line.values.get("kind") == "end" for line in tail):
         return end  # closed in an orderly way: what was asked for since is in no journal
-    decided = [(line.begin, event) for line in tail if (event := event_of(line.values)) is not None]
+    decided = [(line.begin, event) for line in tail if (event := decision_of(line.values)) is not None]
     for after in range(len(decided), 0, -1):
-        if _agrees([event for _, event in decided[:after]], header) or not decided[after - 1][1].by_hand:
+        if (
+            _agrees([one for _, event in decided[:after] for one in by_term(event)], header)
+            or not decided[after - 1][1].by_hand
+        ):
             return decided[after][0] if after < len(decided) else end
-    undone = decided and decided[0][1].old_weight == _state(header, decided[0][1]).get("weight")
+    undone = decided and all(one.old_weight == _state(header, one).get("weight") for one in by_term(decided[0][1]))
     return decided[0][0] if undone else end
 
 
@@ -217,10 +221,11 @@ def _state(header: Header, event: Decision) -> Mapping[str, Any]:
     return {} if start is None or start.state is None else start.state
 
 
-def event_of(values: Mapping[str, Any]) -> Decision | None:
+def decision_of(values: Mapping[str, Any]) -> Decision | JointDecision | None:
     """Return the decision that a line holds, if it holds one that this version knows."""
     with contextlib.suppress(ValueError):
-        return Decision.from_dict(values) if values.get("kind") == "event" else None
+        if values.get("kind") == "event":
+            return JointDecision.from_dict(values) if "old_weights" in values else Decision.from_dict(values)
     return None
 
 

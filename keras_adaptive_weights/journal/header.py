@@ -45,6 +45,8 @@ class Header:
         step: The step that the run goes on from.
         version: Version of the package that wrote it.
         format: Format of the lines after it.
+        balance: Where the weights are decided on together: the `strategy`, as `describe` tells of it, and the `state`
+            of its envelope, as plain values; the states of the terms are then parts of that. `None`: each by itself.
     """
 
     run: str
@@ -52,6 +54,7 @@ class Header:
     step: int = 0
     version: str = __version__
     format: int = FORMAT
+    balance: Mapping[str, Any] | None = None
 
     @classmethod
     def of(
@@ -103,7 +106,7 @@ class Header:
             for name, start in self.terms.items()
         }
         about = {"version": self.version, "run": self.run, "step": self.step, "shadow": self.shadow}
-        return {**about, "terms": terms}
+        return {**about, "terms": terms, **({} if self.balance is None else {"balance": self.balance})}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Header:
@@ -130,8 +133,10 @@ class Header:
         states = [start.state for start in terms.values() if start.state is not None]
         if not states:
             raise ValueError("header: field `terms` must hold a term with an adaptive weight.")
-        step = max(int(state["step"]) for state in states)
-        return cls(about["run"], terms, step, about["version"], version)
+        step, balance = max(int(state["step"]) for state in states), values.get("balance")
+        if balance is not None and not (isinstance(balance, Mapping) and set(balance) == {"strategy", "state"}):
+            raise ValueError(f"header: field `balance` must hold `strategy` and `state`. Received: {balance!r:.200}.")
+        return cls(about["run"], terms, step, about["version"], version, balance)
 
 
 class _Line(TypedDict):

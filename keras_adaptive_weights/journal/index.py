@@ -25,7 +25,7 @@ from keras_adaptive_weights.journal.blocks import BLOCK_STEPS, RunBlocks
 from keras_adaptive_weights.journal.header import Header
 from keras_adaptive_weights.journal.lines import MOST_LINE_BYTES, Values, read_line
 from keras_adaptive_weights.journal.regular_files import open_regular
-from keras_adaptive_weights.journal.terms import Rows, block_of, header_of
+from keras_adaptive_weights.journal.terms import Rows, block_of, event_of, header_of
 
 _CHUNK_BYTES = MOST_LINE_BYTES
 _STEP_LINE = b'{"kind": "step"'
@@ -152,6 +152,12 @@ class JournalIndex:
         return self._scan.headers[-1].term if self._term is None else self._term
 
     @property
+    def balance(self) -> Values | None:
+        """The strategy by which the weights are decided on together, as plain values; `None`: each by itself."""
+        balance = self._scan.headers[-1].balance if self._scan.headers else None
+        return None if balance is None else balance["strategy"]
+
+    @property
     def headers(self) -> list[Values]:
         """What the headers that know the term say of it."""
         return [header_of(header, self.term) for header in self._scan.headers if self.term in header.terms]
@@ -159,7 +165,8 @@ class JournalIndex:
     @property
     def events(self) -> list[Values]:
         """The term's event lines in force, oldest first, each with its `index` in this list."""
-        mine = (event for event in self._scan.events if event["term"] == self.term)
+        term = self.term
+        mine = (found for event in self._scan.events if (found := event_of(event, term)) is not None)
         return [{**event, "index": number} for number, event in enumerate(mine)]
 
     @property
@@ -397,11 +404,12 @@ class _Scan:
         self._begin_open(end, RunBlocks(self.headers[-1], phases))
 
     def _take_event(self, values: Values) -> None:
-        new, before = values["new_weight"], self.standing.get(values["term"])
-        disabled = before is not None and before.disabled
-        if values["action"] in (Action.DISABLE, Action.ENABLE):
-            disabled = values["action"] == Action.DISABLE
-        self.standing[values["term"]] = _Standing(values.get("held_weight") or new, new, disabled)
+        for term in values.get("new_weights", (values["term"],)):
+            of_term = event_of(values, term) or values
+            new, disabled = of_term["new_weight"], self.standing.get(term, _NOWHERE).disabled
+            if values["action"] in (Action.DISABLE, Action.ENABLE):
+                disabled = values["action"] == Action.DISABLE
+            self.standing[term] = _Standing(of_term.get("held_weight") or new, new, disabled)
         self.events.append(values)
 
     def _take_header(self, header: Header, end: int) -> None:

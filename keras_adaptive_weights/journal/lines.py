@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TypedDict
 
 from keras_adaptive_weights.deciding.decision import Decision
-from keras_adaptive_weights.deciding.joint import JointObservation
+from keras_adaptive_weights.deciding.joint import JointDecision, JointObservation
 from keras_adaptive_weights.deciding.plain_records import MAY_BE_MISSING, MAY_OVERFLOW, read_fields, read_record
 from keras_adaptive_weights.deciding.printable import bounded, printable
 from keras_adaptive_weights.journal.header import Header
@@ -43,6 +43,7 @@ class StepLine(TypedDict):
     loss_scaling: Annotated[bool, MAY_BE_MISSING]
     dampening: Annotated[_Real, MAY_BE_MISSING]
     non_finite: Annotated[str | None, MAY_BE_MISSING]
+    shares: Annotated[Mapping[str, _Real], MAY_BE_MISSING]
     weights: Annotated[Mapping[str, float], MAY_BE_MISSING]
     proposed_weights: Annotated[Mapping[str, float], MAY_BE_MISSING]
     decided: Annotated[Mapping[str, tuple[str, str, _Figure, _Figure, _Figure, _Figure, _Figure]], MAY_BE_MISSING]
@@ -83,6 +84,21 @@ class EventLine(TypedDict):
     advice: Annotated[str, MAY_BE_MISSING]
     held_weight: Annotated[float, MAY_BE_MISSING]
     term: Annotated[str, MAY_BE_MISSING]
+
+
+class JointEventLine(TypedDict):
+    """A decision other than HOLD on all weights of a balance."""
+
+    step: int
+    action: str
+    reason: str
+    old_weights: Mapping[str, float]
+    new_weights: Mapping[str, float]
+    evidence: Mapping[str, _Real]
+    wall_time: float
+    note: Annotated[str, MAY_BE_MISSING]
+    advice: Annotated[str, MAY_BE_MISSING]
+    held_weights: Annotated[Mapping[str, float], MAY_BE_MISSING]
 
 
 class TermBlock(NamedTuple):
@@ -153,18 +169,18 @@ def step_values(seen: JointObservation) -> Values:
     return values
 
 
-def outcome_values(decisions: Sequence[Decision]) -> Values:
-    """Return what the last step of an execution says about the decisions after it."""
+def outcome_values(decisions: Sequence[Decision | JointDecision]) -> Values:
+    """Return what the last step of an execution says about the decisions after it; of a balance under no name."""
     return {"decided": {decision.term: _outcome(decision) for decision in decisions}}
 
 
-def _outcome(decision: Decision) -> list[Any]:
+def _outcome(decision: Decision | JointDecision) -> list[Any]:
     evidence = decision.evidence
     figures = [float(f"{evidence[name]:.6g}") if name in evidence else None for name in OUTCOME_FIGURES]
     return [decision.action.value, decision.reason.value, *figures]
 
 
-def event_values(decision: Decision, wall_time: float) -> Values:
+def event_values(decision: Decision | JointDecision, wall_time: float) -> Values:
     """Return the fields of an event line."""
     return {"kind": "event", **decision.to_dict(), "advice": decision.advice, "wall_time": wall_time}
 
@@ -228,10 +244,19 @@ def _of_today(old: Values, term: str) -> Values:
 
 
 def _read_event_line(values: Values, header: Header | None) -> Values:
-    note = values.get("note")  # older versions took it at any length
-    event = read_fields(EventLine, values | {"note": bounded(note)} if isinstance(note, str) else values, "event")
-    if header is not None and event.setdefault("term", header.term) not in header.adaptive:
-        raise ValueError(f"event: no adaptive weight is of the term {event['term']!r:.60}.")
+    note, joint = values.get("note"), "old_weights" in values
+    if isinstance(note, str):  # older versions took it at any length
+        values = values | {"note": bounded(note)}
+    event = read_fields(JointEventLine if joint else EventLine, values, "event")
+    if header is None:
+        return event
+    event.setdefault("term", "" if joint else header.term)
+    weights = [event[name] for name in ("old_weights", "new_weights", "held_weights") if name in event]
+    of = {frozenset(given) for given in weights} if joint else {frozenset([event["term"]])}
+    if not all(names == set(header.adaptive) if joint else names <= set(header.adaptive) for names in of):
+        raise ValueError(
+            f"event: its terms are not those of the header. Received: {[sorted(one) for one in of]!r:.200}."
+        )
     return event
 
 

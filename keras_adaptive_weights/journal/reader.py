@@ -7,9 +7,10 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from keras_adaptive_weights.deciding.decision import Decision, Observation
+from keras_adaptive_weights.deciding.joint import JointDecision
 from keras_adaptive_weights.deciding.plain_records import FLOAT32_MAX
 from keras_adaptive_weights.journal.header import Header
 from keras_adaptive_weights.journal.lines import MOST_LINE_BYTES, Values, read_line, read_step
@@ -22,12 +23,12 @@ _TOLD_PROBLEMS = 100
 class Entry(NamedTuple):
     """One term's part of an execution, its observations and an event among its decisions, or one event from outside.
 
-    The entries of an execution follow each other in the order of the terms. An event from outside, from a person or the
-    recovery of the model, has no observations.
+    The entries of an execution follow each other in the order of the terms; in a journal read jointly there is one, of
+    no term. An event from outside, from a person or the recovery of the model, has no observations.
     """
 
-    observations: tuple[Observation, ...]
-    event: Decision | None = None
+    observations: tuple[Any, ...]
+    event: Decision | JointDecision | None = None
     term: str = ""
 
 
@@ -40,6 +41,8 @@ class Journal:
         segments: For each header, the entries after it.
         weights: The weight in force at each observation, also in a shadow run.
         problems: What could not be read, one sentence each; of very many, the first 100 and how many more.
+        joint: Whether observations, events and weights are of all terms at once: `JointObservation`, `JointDecision`,
+            and weights by term.
 
     Example:
 
@@ -50,8 +53,9 @@ class Journal:
 
     headers: list[Header] = field(default_factory=list)
     segments: list[list[Entry]] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
+    weights: list[Any] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    joint: bool = False
 
     @property
     def terms(self) -> list[str]:
@@ -62,8 +66,10 @@ class Journal:
         """Return what the journal says of one term.
 
         Raises:
-            ValueError: There is no such term with an adaptive weight.
+            ValueError: There is no such term with an adaptive weight, or the weights were decided on together.
         """
+        if self.joint:
+            raise ValueError("Journal.of: what is decided on all terms together cannot be decided again for one.")
         if term not in self.terms:
             raise ValueError(f"Journal.of: argument `term` must be one of {self.terms}. Received: term={term!r:.60}.")
         kept = [[entry for entry in segment if entry.term == term] for segment in self.segments]
@@ -77,21 +83,22 @@ class Journal:
         return (entry for segment in self.segments for entry in segment)
 
     @property
-    def observations(self) -> list[Observation]:
+    def observations(self) -> list[Any]:
         """All observations, oldest first, those of several terms of an execution one term after the other."""
         return [observation for entry in self.entries for observation in entry.observations]
 
     @property
-    def events(self) -> list[Decision]:
+    def events(self) -> list[Any]:
         """All decisions other than HOLD, oldest first."""
         return [entry.event for entry in self.entries if entry.event is not None]
 
 
-def read_journal(path: str | os.PathLike[str]) -> Journal:
+def read_journal(path: str | os.PathLike[str], *, joint: bool = False) -> Journal:
     """Read a journal, also one that is still being written or whose writer was killed.
 
     Args:
         path: The `journal.jsonl` file.
+        joint: Read what was seen of all terms at once, as a journal whose weights were balanced always is.
 
     Returns:
         The journal. Lines that cannot be read are left out and named in its `problems`.
@@ -108,7 +115,7 @@ def read_journal(path: str | os.PathLike[str]) -> Journal:
     ...     print(decision.step, decision.action, decision.reason)
     65 increase loss_high
     """
-    reading = _Reading(os.fspath(path))
+    reading = _Reading(os.fspath(path), joint=joint)
     with open_regular(path) as file:
         reading.take(lines_of(file, MOST_LINE_BYTES))
     return reading.journal
@@ -117,11 +124,11 @@ def read_journal(path: str | os.PathLike[str]) -> Journal:
 class _Reading:
     """Puts lines together to a journal: steps to executions, of each of which the last step has the decisions."""
 
-    def __init__(self, path: str) -> None:
-        self.journal = Journal()
+    def __init__(self, path: str, *, joint: bool) -> None:
+        self.journal = Journal(joint=joint)
         self._path = path
-        self._pending: list[Sequence[Observation]] = []
-        self._pending_weights: list[float] = []
+        self._pending: list[Sequence[Any]] = []
+        self._pending_weights: list[Any] = []
         self._terms: tuple[str, ...] = ()
         self._untold = 0
 
@@ -136,7 +143,7 @@ class _Reading:
             if not self._take_line(number, line):
                 break
             if len(self.journal.headers) > headers:
-                usual = UsualSteps(self.journal.headers[-1], self._rows)
+                usual = None if self.journal.joint else UsualSteps(self.journal.headers[-1], self._rows)
         if not self.journal.headers:
             raise ValueError(f"read_journal: {self._path!r} does not begin with the header of a journal.")
         self._leave_out_pending()
@@ -170,27 +177,30 @@ class _Reading:
             self._tell(f"line {number} begins another run ({header.run!r:.60}); what follows is left out")
             return False
         self._leave_out_pending()
+        self.journal.joint = self.journal.joint or header.balance is not None
         headers.append(header)
         self._segment: list[Entry] = []
         self.journal.segments.append(self._segment)
-        self._terms, self._rows = header.adaptive, Rows(header)
+        self._rows = Rows(header)
+        self._terms = ("",) if self.journal.joint else header.adaptive
         return True
 
     def _add_unusual_step(self, values: Values) -> None:
         seen = read_step(values)
         self._rows.carry(values)
-        self._add_step([seen.of(term) for term in self._terms], "decided" in values)
+        of_terms = [seen] if self.journal.joint else [seen.of(term) for term in self._terms]
+        self._add_step(of_terms, "decided" in values)
 
-    def _add_step(self, seen: Sequence[Observation], decided: bool) -> None:
+    def _add_step(self, seen: Sequence[Any], decided: bool) -> None:
         """Add a step; with the decisions after it the execution is complete."""
         weights, segment = self._rows.weights, self._segment
         if decided and not self._pending:
             for term, of_term in zip(self._terms, seen, strict=True):
                 segment.append(Entry((of_term,), None, term))
-                self.journal.weights.append(weights[term])
+                self.journal.weights.append(weights[term] if term else dict(weights))
             return
         self._pending.append(seen)
-        self._pending_weights += [weights[term] for term in self._terms]
+        self._pending_weights += [weights[term] if term else dict(weights) for term in self._terms]
         if not decided:
             return
         for number, term in enumerate(self._terms):
@@ -200,7 +210,8 @@ class _Reading:
 
     def _add_event(self, values: Values) -> None:
         """Attach an event to the execution it was decided after, or add it as one asked for by hand."""
-        event, term = Decision.from_dict(values), values["term"]
+        event: Any = JointDecision.from_dict(values) if "old_weights" in values else Decision.from_dict(values)
+        term = "" if self.journal.joint else values["term"]
         if self.journal.headers[-1].format == 1:
             event = event._replace(term="")
         segment = self._segment

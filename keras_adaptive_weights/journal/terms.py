@@ -26,6 +26,7 @@ class Rows:
     """
 
     def __init__(self, header: Header) -> None:
+        self._adaptive = frozenset(header.adaptive)
         self.weights = {name: start.in_force for name, start in header.terms.items()}
         self._proposed: dict[str, float] = {}
 
@@ -52,7 +53,11 @@ class Rows:
                 row["empty"] = True
             if name in self._proposed:
                 row["proposed_weight"] = self._proposed[name]
-            if (outcome := decided.get(name)) is not None:
+            for figure, of_all in (("term_norm", "term_norms"), ("share", "shares")):
+                if name in values.get(of_all, ()):
+                    row[figure] = values[of_all][name]
+            outcome = decided.get(name, decided.get("")) if name in self._adaptive else None
+            if outcome is not None:
                 action, reason, *figures = outcome
                 named = zip(OUTCOME_FIGURES, figures, strict=True)
                 row |= {"action": action, "reason": reason, **{n: value for n, value in named if value is not None}}
@@ -66,6 +71,20 @@ def header_of(header: Header, term: str) -> Values:
     about = {"format": header.format, "version": header.version, "run": header.run, "term": term}
     of_adaptive = {} if start.config is None else {"config": start.config.to_dict(), "state": start.state}
     return {"kind": "header", **about, "base_weight": start.weight, **of_adaptive}
+
+
+def event_of(event: Values, term: str) -> Values | None:
+    """Return what an event says of one term; None: nothing. One of a balance also keeps the weights of all."""
+    if event["term"] == term:
+        return event
+    if event["term"] or term not in event["new_weights"]:
+        return None
+    held = {"held_weight": event["held_weights"][term]} if "held_weights" in event else {}
+    return (
+        event
+        | {"term": term, "old_weight": event["old_weights"][term], "new_weight": event["new_weights"][term]}
+        | held
+    )
 
 
 def block_of(block: Values, term: str) -> Values:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from keras_adaptive_weights.deciding.decision import Decision, Observation
-from keras_adaptive_weights.deciding.joint import JointObservation
+from keras_adaptive_weights.deciding.joint import JointDecision, JointObservation, by_term
 from keras_adaptive_weights.journal.appended_file import let_go, take_over
 from keras_adaptive_weights.journal.backlog import Backlog, Note
 from keras_adaptive_weights.journal.blocks import BLOCK_STEPS, RunBlocks
@@ -61,6 +62,7 @@ class JournalWriter:
         self._clock = clock
         self._term = header.term
         self._block = RunBlocks(header)
+        self._fixed = {name: start.weight for name, start in header.terms.items()}
         self._told: dict[str, dict[str, float]] = {}
         process = {"pid": os.getpid(), "host": socket.gethostname()}
         about = {"format": FORMAT, "wall_time": clock(), "process": process}
@@ -79,12 +81,13 @@ class JournalWriter:
         term = decision.term or self._term
         self.note([JointObservation.of_one(term, seen) for seen in observations], [decision._replace(term=term)])
 
-    def note(self, steps: Sequence[JointObservation], decisions: Sequence[Decision]) -> None:
+    def note(self, steps: Sequence[JointObservation], decisions: Sequence[Decision | JointDecision]) -> None:
         """Note the steps of an execution and the decisions after it. After `close`, nothing.
 
         Args:
             steps: The steps; none: something was asked for by hand.
-            decisions: One for each adaptive term, in their order, each with its `term`; by hand, of one term.
+            decisions: One for each adaptive term, in their order, each with its `term`; by hand, of one term. Of a
+                balance, the one for all of them.
 
         Raises:
             OSError: An earlier write failed, or this one.
@@ -120,9 +123,11 @@ class JournalWriter:
         weights = _weights(note.decisions)
         for number, seen in enumerate(note.steps, 1):
             values = step_values(seen)
-            if not self._block.steps or weights != self._told:
+            if not self._block.steps or weights != self._told or seen.term_norms:
                 values |= weights
                 self._told = weights
+            if seen.term_norms:
+                values["shares"] = self._shares(seen.term_norms, weights["weights"])
             if number == len(note.steps):
                 values |= outcome_values(note.decisions)
             self._block.add(values)
@@ -133,12 +138,19 @@ class JournalWriter:
             if decision.is_event:
                 yield event_values(decision, note.wall_time)
 
+    def _shares(self, norms: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:
+        """Return the part of each term in the sum of the gradients that were measured."""
+        parts = {name: weights.get(name, self._fixed.get(name, 0.0)) * norm for name, norm in norms.items()}
+        whole = sum(parts.values())
+        return {name: float(f"{part / whole:.6g}") for name, part in parts.items()} if 0.0 < whole < math.inf else {}
+
     def _write(self, lines: Sequence[str]) -> None:
         self._file.write("\n".join(lines) + "\n")
 
 
-def _weights(decisions: Sequence[Decision]) -> dict[str, dict[str, float]]:
+def _weights(decisions: Sequence[Decision | JointDecision]) -> dict[str, dict[str, float]]:
     """Return the weights in force on the steps before these decisions, and in a shadow run those proposed then."""
-    held = {decision.term: decision.held_weight for decision in decisions if decision.held_weight is not None}
-    decided = {decision.term: decision.old_weight for decision in decisions}
+    of_terms = [one for decision in decisions for one in by_term(decision)]
+    held = {one.term: one.held_weight for one in of_terms if one.held_weight is not None}
+    decided = {one.term: one.old_weight for one in of_terms}
     return {"weights": held, "proposed_weights": decided} if held else {"weights": decided}

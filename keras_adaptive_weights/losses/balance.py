@@ -41,7 +41,8 @@ def terms_of(terms: Mapping[str, Any]) -> tuple[Term, ...]:
     seen = []
     for name, term in terms.items():
         if isinstance(weight := term.weight, AdaptiveWeight):
-            seen.append(Term(name, weight.base_weight, weight.config.min_weight, weight.config.max_weight))
+            reach = weight.reach
+            seen.append(Term(name, weight.base_weight, reach["min_weight"], reach["max_weight"]))
         elif weight:
             seen.append(Term(name, float(weight)))
     return tuple(seen)

@@ -15,12 +15,23 @@ import tensorflow as tf
 from keras_adaptive_weights.deciding.config import check_number
 from keras_adaptive_weights.deciding.term_names import check_names
 from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
-from keras_adaptive_weights.losses.balance import balance_config, balance_from_config, checked_balance, norm_schedule
+from keras_adaptive_weights.losses.balance import (
+    balance_config,
+    balance_from_config,
+    checked_balance,
+    norm_schedule,
+    terms_of,
+)
+from keras_adaptive_weights.losses.balanced import BalancedWeights
+from keras_adaptive_weights.losses.controlled import Saved
 from keras_adaptive_weights.losses.per_sample import all_masked, as_tensors, counts, function_of, weights_of_samples
 from keras_adaptive_weights.losses.saved_state import (
+    BALANCE,
+    OURS,
     SCHEDULE,
     key_of,
     saved_average,
+    saved_balance,
     saved_schedule,
     saved_weight,
     say_not_restored,
@@ -140,6 +151,7 @@ class CompositeLoss(keras.losses.Loss):
         adaptive_weights: The adaptive weights among theirs, by the name of the term.
         total_average: `tf.Variable` of shape `[2]`: recent mean of the total, and the number of steps in it; below zero
             as long as the mean is no scale, because one of the last 1,000 totals was below zero.
+        balanced: What decides on the adaptive weights together, with its state; `None` without a `balance`.
         norm_schedule: When the gradient norm of each term is measured; `None` where the balance needs none.
 
     Raises:
@@ -158,6 +170,10 @@ class CompositeLoss(keras.losses.Loss):
     >>> float(loss({"mel": np.zeros((2, 3))}, {"mel": np.ones((2, 3)), "kl": np.ones(2)}))
     3.0
     """
+
+    balance: Any = None  # losses that older versions pickled have none
+    norm_schedule: Any = None
+    balanced: BalancedWeights | None = None
 
     def __init__(
         self,
@@ -182,6 +198,9 @@ class CompositeLoss(keras.losses.Loss):
         self.terms = dict(terms)
         self.balance = checked_balance(owner, balance, self.terms)
         self.norm_schedule = norm_schedule(self.balance)
+        if self.balance is not None:
+            forgot = self.norm_schedule and self.norm_schedule.begin_again
+            self.balanced = BalancedWeights(self.balance, terms_of(self.terms), self.adaptive_weights, forgot)
         self._refused: tuple[Any, ValueError] | None = None
         self.max_loss_spike_threshold = check_number(
             owner, "max_loss_spike_threshold", max_loss_spike_threshold, low=1.0, open_low=True, optional=True
@@ -275,6 +294,8 @@ class CompositeLoss(keras.losses.Loss):
 
     def save_own_variables(self, store: Any) -> None:
         """Put weights, controller states and the recent mean of the total into the model's own checkpoint."""
+        if self.balanced is not None:  # first: it may have to catch up
+            store[BALANCE] = np.frombuffer(json.dumps(self.balanced.to_dict()).encode(), dtype=np.uint8)
         for name, weight in self.adaptive_weights.items():
             store[key_of(name)] = np.frombuffer(json.dumps(weight.to_dict()).encode(), dtype=np.uint8)
         store["total_average"] = self.total_average.numpy()
@@ -294,21 +315,31 @@ class CompositeLoss(keras.losses.Loss):
         self._refused = None
         keys = stored_keys(self.adaptive_weights, stored)
         try:
-            saved = {name: saved_weight(name, key, store) for name, key in keys.items()}
+            together = saved_balance(self.balanced, store) if self.balanced is not None and BALANCE in stored else None
+            saved = {n: saved_weight(n, self.adaptive_weights[n], key, store) for n, key in keys.items()}
             average = saved_average(self.total_average, store) if "total_average" in stored else None
             schedule = saved_schedule(store) if self.norm_schedule is not None and SCHEDULE in stored else None
         except ValueError as error:
             self._refused = store, error.with_traceback(None)
             raise
+        self._restore(saved, together)
         for name, weight in self.adaptive_weights.items():
-            if name in saved:
-                weight.restore(saved[name])
-            else:
-                say_not_restored(name, weight, sorted(stored - {*keys.values(), "total_average", SCHEDULE}))
+            if name not in saved:
+                say_not_restored(name, weight, sorted(stored - {*keys.values(), *OURS}))
         if average is not None:
             self.total_average.assign(average)
         if self.norm_schedule is not None and schedule is not None:
             self.norm_schedule.variable.assign(schedule)
+
+    def _restore(self, saved: Mapping[str, Saved], together: Saved | None) -> None:
+        """Go on from the states of the weights, or from that of all of them together."""
+        if self.balanced is None:
+            for name, state in saved.items():
+                self.adaptive_weights[name].restore(state)
+        elif together is not None:
+            self.balanced.restore(together)
+        elif saved:
+            self.balanced.go_on_from_each(saved)
 
     def _weigh(self, name: str, value: Any) -> Any:
         weight = self.terms[name].weight_tensor

@@ -11,9 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight, SavedWeight
+from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
+from keras_adaptive_weights.losses.controlled import Controlled, Saved
 
+BALANCE = "%balance"  # no term's key, see `key_of`
 SCHEDULE = "norm_schedule"
+OURS = frozenset({"total_average", BALANCE, SCHEDULE})
+"""Keys of what is no weight's."""
 """Key of when gradient norms are measured."""
 _MOST_STATE_BYTES = 1 << 24
 _logger = logging.getLogger("keras_adaptive_weights")
@@ -30,20 +34,33 @@ def stored_keys(terms: Iterable[str], stored: AbstractSet[str]) -> dict[str, str
     return {term: keys[0] for term, keys in either.items() if keys}
 
 
-def saved_weight(term: str, key: str, store: Any) -> SavedWeight:
-    """Read the state of a term's weight from a checkpoint.
+def saved_weight(term: str, weight: Controlled[Any, Any], key: str, store: Any) -> Saved:
+    """Read the state of a term's weight from a checkpoint, without going on from it.
 
     Raises:
         ValueError: It cannot be read, with the names of term, field and file.
     """
+    return _saved(f"The state of the adaptive weight of {term!r}", weight, key, store)
+
+
+def saved_balance(balanced: Controlled[Any, Any], store: Any) -> Saved:
+    """Read the state of balanced weights from a checkpoint, without going on from it.
+
+    Raises:
+        ValueError: It cannot be read, with the names of field and file.
+    """
+    return _saved("The state of the balanced weights", balanced, BALANCE, store)
+
+
+def _saved(what: str, controlled: Controlled[Any, Any], key: str, store: Any) -> Saved:
     try:
         data = np.asarray(store[key])
         if data.dtype != np.uint8 or data.ndim != 1 or data.size > _MOST_STATE_BYTES:
             raise ValueError(f"expected bytes, found {data.dtype} of shape {data.shape}.")  # noqa: TRY301
-        return SavedWeight.from_dict(json.loads(data.tobytes()))
+        return controlled.read(json.loads(data.tobytes()))
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"The state of the adaptive weight of {term!r} in the checkpoint{_file_of(store)} cannot be used: {error} "
+            f"{what} in the checkpoint{_file_of(store)} cannot be used: {error} "
             "Nothing of it is taken over: load another checkpoint, or one that this version wrote."
         ) from error
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from keras_adaptive_weights.deciding.decision import Action
 from keras_adaptive_weights.deciding.printable import printable
-from keras_adaptive_weights.journal.continuation import ABANDONED, event_of
+from keras_adaptive_weights.journal.continuation import ABANDONED, decision_of
 from keras_adaptive_weights.journal.lines import MOST_LINE_BYTES, read_line
 from keras_adaptive_weights.journal.regular_files import lines_of, open_regular
 
@@ -96,7 +96,7 @@ def _words_of(path: Path, size: int, changed: int) -> tuple[_Word, ...]:
                 unreadable += line.endswith(b"\n")
                 continue
             header = values.get("header", header)
-            decision = event_of(values)
+            decision = decision_of(values)
             if decision is not None and decision.by_hand and decision.action in (Action.DISABLE, Action.ENABLE):
                 words.append(_Word(decision.term, values["wall_time"], decision.step, decision.action, decision.note))
     if unreadable:

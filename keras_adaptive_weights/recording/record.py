@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from keras_adaptive_weights.deciding.decision import Decision
-from keras_adaptive_weights.deciding.joint import JointObservation
+from keras_adaptive_weights.deciding.joint import JointDecision, JointObservation
 from keras_adaptive_weights.journal.header import Header
 from keras_adaptive_weights.journal.writer import JournalWriter
 from keras_adaptive_weights.recording.lost_disable import LostDisable, lost_disables
@@ -22,7 +22,7 @@ from keras_adaptive_weights.recording.summaries import TensorBoardObserver
 class Writer(Protocol):
     """Whoever keeps a file of what was decided."""
 
-    def note(self, steps: Sequence[JointObservation], decisions: Sequence[Decision]) -> None:
+    def note(self, steps: Sequence[JointObservation], decisions: Sequence[Decision | JointDecision]) -> None:
         """Write the steps of an execution and the decisions after it; no steps: asked for by hand."""
 
     def note_save(self, step: int) -> None:
@@ -86,7 +86,7 @@ class RunRecord:
             except Exception as error:  # noqa: BLE001 - TensorFlow's file system has errors of its own
                 self._warn("from the start", error)
 
-    def note(self, steps: Sequence[JointObservation], decisions: Sequence[Decision]) -> None:
+    def note(self, steps: Sequence[JointObservation], decisions: Sequence[Decision | JointDecision]) -> None:
         """Pass on the steps and the decisions."""
         for writer in tuple(self._writers):
             try:

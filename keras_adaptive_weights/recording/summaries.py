@@ -24,7 +24,7 @@ from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.plugins.text import metadata as text_metadata
 
 from keras_adaptive_weights.deciding.decision import Action, Decision, Reason
-from keras_adaptive_weights.deciding.joint import JointObservation
+from keras_adaptive_weights.deciding.joint import JointDecision, JointObservation, by_term
 from keras_adaptive_weights.deciding.printable import LONGEST_NOTE, printable
 from keras_adaptive_weights.deciding.term_names import weight_name
 from keras_adaptive_weights.journal.appended_file import let_go, take_over
@@ -33,12 +33,16 @@ from keras_adaptive_weights.journal.header import Header
 from keras_adaptive_weights.recording.event_files import EventFile
 
 _PREFIX = "adaptive_weights"
+_BALANCE = "balance"
 _WEIGHT_SCALARS = {
     "weight": "Weight in force from the next step on.",
     "proposed": "What a shadow run proposes; it is not in force.",
     "minimum": "Lower bound of the weight.",
     "maximum": "Upper bound of the weight.",
     "base": "Base weight, which an emergency disable returns to.",
+    "share": "Part of the term in the gradient.",
+    "intent": "Part that a balance wants it to have.",
+    "target": "Weight with which it would have it.",
 }
 _OUTCOME_SCALARS = {
     "action": "What was decided: " + ", ".join(f"{action.code} {action.value}" for action in Action) + ".",
@@ -90,7 +94,7 @@ class TensorBoardObserver:
             self._events.add(header.step, time.time(), [_layout(header.adaptive)])
         self._backlog = Backlog(self._write_notes)
 
-    def note(self, steps: Sequence[JointObservation], decisions: Sequence[Decision]) -> None:
+    def note(self, steps: Sequence[JointObservation], decisions: Sequence[Decision | JointDecision]) -> None:
         """Write the scalars when they are due, and an event always. After `close`, nothing.
 
         Args:
@@ -132,34 +136,43 @@ class TensorBoardObserver:
         events = [decision for decision in note.decisions if decision.is_event]
         if not due and not events:
             return False
-        scalars = ((decision.term, *named) for decision in note.decisions for named in self._scalars(decision))
-        values = [self._scalar(*scalar) for scalar in scalars]
-        values += [
-            _text(f"{_PREFIX}/{event.term}/decisions/{event.action.value}", _markdown(event)) for event in events
-        ]
+        values = [self._scalar(*scalar) for decision in note.decisions for scalar in self._scalars(decision)]
+        values += [self._scalar(*scalar) for scalar in self._measured(note)]
+        for event in events:
+            place = f"{_PREFIX}/{event.term or _BALANCE}"
+            values.append(_text(f"{place}/decisions/{event.action.value}", _markdown(event)))
         complete = self._events.add(step, note.wall_time, values)
         if note.steps or not complete:
             self._written = step if complete else None
         return True
 
-    def _scalars(self, decision: Decision) -> Iterator[tuple[str, float]]:
-        start = self._header.terms[decision.term]
-        yield "weight", decision.weight_in_force
-        if decision.held_weight is not None:
-            yield "proposed", decision.new_weight
-        if start.config is not None:
-            yield "minimum", start.config.min_weight
-            yield "maximum", start.config.max_weight
-        yield "base", start.weight
-        yield "action", decision.action.code
-        yield "reason", decision.reason.code
-        evidence = decision.evidence
+    def _scalars(self, decision: Decision | JointDecision) -> Iterator[tuple[str, str, float]]:
+        for of_term in by_term(decision):
+            term, start = of_term.term, self._header.terms[of_term.term]
+            yield term, "weight", of_term.weight_in_force
+            if of_term.held_weight is not None:
+                yield term, "proposed", of_term.new_weight
+            if start.config is not None:
+                yield term, "minimum", start.config.min_weight
+                yield term, "maximum", start.config.max_weight
+            yield term, "base", start.weight
+        term, evidence = decision.term or _BALANCE, decision.evidence
+        yield term, "action", decision.action.code
+        yield term, "reason", decision.reason.code
         for name in _EVIDENCE_SCALARS:
             if math.isfinite(evidence.get(name, math.nan)):
-                yield name, evidence[name]
+                yield term, name, evidence[name]
         if "loss_variance" in evidence:
-            yield "stability_score", 1.0 / (1.0 + evidence["loss_variance"])
-            yield "cooling_left", max(0.0, evidence["cooling"] - evidence["steps_since_change"])
+            yield term, "stability_score", 1.0 / (1.0 + evidence["loss_variance"])
+            yield term, "cooling_left", max(0.0, evidence["cooling"] - evidence["steps_since_change"])
+
+    def _measured(self, note: Note) -> Iterator[tuple[str, str, float]]:
+        """Yield the share of each term, and what it is to be, where a balance knows them."""
+        for decision in note.decisions:
+            for name, value in decision.evidence.items():
+                kind, _, term = name.partition(".")
+                if term in self._header.terms and kind in ("share", "intent", "target") and math.isfinite(value):
+                    yield term, kind, value
 
     def _scalar(self, term: str, name: str, value: float) -> Summary.Value:
         """Return the record of a scalar, which holds until the next one with this tag: making it takes much longer."""
@@ -206,11 +219,14 @@ def _text(tag: str, markdown: str) -> Summary.Value:
     return Summary.Value(tag=tag, tensor=tensor, metadata=metadata)
 
 
-def _markdown(decision: Decision) -> str:
+def _markdown(decision: Decision | JointDecision) -> str:
     """Return the decision as a paragraph and a table of its evidence."""
-    headline = f"**{decision.action.value}** {decision.old_weight:.6g} → {decision.new_weight:.6g}"
-    if decision.held_weight is not None:
-        headline += f" (shadow run: {decision.held_weight:.6g} stays in force)"
+    moves = []
+    for one in by_term(decision):
+        name = "" if isinstance(decision, Decision) else f"{printable(one.term)} "
+        held = "" if one.held_weight is None else f" (shadow run: {one.held_weight:.6g} stays in force)"
+        moves.append(f"{name}{one.old_weight:.6g} → {one.new_weight:.6g}{held}")
+    headline = f"**{decision.action.value}** {', '.join(moves)}"
     lines = [f"{headline} at step {decision.step}, reason **{decision.reason.value}**: {decision.advice}"]
     if decision.note:
         lines += ["", "Note:", "", f"    {printable(decision.note, LONGEST_NOTE)}"]  # indented: a literal, no markup

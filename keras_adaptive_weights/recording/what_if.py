@@ -7,14 +7,16 @@ moved the weight, not what the training would have made of it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
 from typing import Any
 
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Decision
+from keras_adaptive_weights.deciding.joint import JointDecision
 from keras_adaptive_weights.deciding.state import ControllerState
+from keras_adaptive_weights.deciding.strategy import Strategy
 from keras_adaptive_weights.journal.reader import Journal
 from keras_adaptive_weights.recording.replay import entries_in_force, replay
 
@@ -37,16 +39,17 @@ class WhatIf:
         recorded: Events of the record.
         decided: Events under the settings tried.
         holds: How often each reason held the weight under the settings tried.
-        recorded_path: Weight after each step of the record, as pairs of step and weight, at changes only.
+        recorded_path: Weight after each step of the record, as pairs of step and weight, at changes only. Of a journal
+            that was read jointly, weights by term.
         path: The same under the settings tried.
     """
 
     config: AdaptiveWeightConfig
-    recorded: list[Decision]
-    decided: list[Decision]
+    recorded: list[Any]
+    decided: list[Any]
     holds: dict[str, int]
-    recorded_path: list[tuple[int, float]]
-    path: list[tuple[int, float]]
+    recorded_path: list[tuple[int, Any]]
+    path: list[tuple[int, Any]]
 
     @property
     def same(self) -> bool:
@@ -58,7 +61,7 @@ class WhatIf:
         """Step of the first event that differs; up to there, the losses are also those of the settings tried."""
         for ours, theirs in zip_longest(self.recorded, self.decided):
             if ours is None or theirs is None or _key(ours) != _key(theirs):
-                return min(event.step for event in (ours, theirs) if event is not None)
+                return min(int(event.step) for event in (ours, theirs) if event is not None)
         return None
 
 
@@ -81,52 +84,69 @@ def parse_settings(assignments: Sequence[str], config: AdaptiveWeightConfig) -> 
         raise ValueError(str(error)) from error
 
 
-def what_if(journal: Journal, config: AdaptiveWeightConfig | None = None) -> WhatIf:
+def what_if(
+    journal: Journal, config: AdaptiveWeightConfig | None = None, balance: Strategy[Any] | None = None
+) -> WhatIf:
     """Decide anew on what a journal recorded, with what was asked for by hand at the same steps.
 
     Args:
-        journal: A journal that was read, of one term: see `Journal.of`.
+        journal: A journal that was read, of one term (see `Journal.of`) or jointly.
         config: The settings to try; None: those of the record, also where they were changed on the way.
+        balance: What is to decide on all weights of a journal that was read jointly; None: as it was recorded.
 
     Raises:
         ValueError: It is of several terms.
     """
-    if len(journal.terms) > 1:
+    if len(journal.terms) > 1 and not journal.joint:
         raise ValueError(
             f"what_if: argument `journal` must be of one term. Received: one of {journal.terms}. Write "
             f"`what_if(journal.of({journal.terms[0]!r}))`."
         )
     settings = config or journal.headers[0].config
-    initial = ControllerState.from_dict(journal.headers[0].state)
     recorded = [entry.event for _, entries in entries_in_force(journal) for entry in entries if entry.event]
-    decided: list[Decision] = []
+    decided: list[Any] = []
     holds: Counter[str] = Counter()
-    for decision in replay(journal, config):
+    for decision in replay(journal, config, balance=balance):
         if decision.is_event:
             decided.append(decision)
         else:
             holds[decision.reason.value] += 1
-    start = initial if config is None else initial.within(config)
     return WhatIf(
         settings,
         recorded,
         decided,
         dict(holds.most_common()),
-        _path((initial.step, initial.weight), recorded),
-        _path((start.step, start.weight), decided),
+        _path(_begin(journal, None), recorded),
+        _path(_begin(journal, config), decided),
     )
 
 
-def _path(start: tuple[int, float], events: Sequence[Decision]) -> list[tuple[int, float]]:
+def _begin(journal: Journal, config: AdaptiveWeightConfig | None) -> tuple[int, Any]:
+    """Return the step and the weight, or the weights by term, that a journal begins with."""
+    header = journal.headers[0]
+    states = {term: ControllerState.from_dict(header.terms[term].state or {}) for term in header.adaptive}
+    if journal.joint:
+        return header.step, {term: state.weight for term, state in states.items()}
+    state = states[header.term]
+    return header.step, (state if config is None else state.within(config)).weight
+
+
+def _new(event: Any) -> Any:
+    return event.new_weights if isinstance(event, JointDecision) else event.new_weight
+
+
+def _path(start: tuple[int, Any], events: Sequence[Any]) -> list[tuple[int, Any]]:
     path = [start]
     for event in events:
-        if event.new_weight != path[-1][1]:
-            path.append((event.step, event.new_weight))
+        if isinstance(path[-1][1], Mapping) and isinstance(event, Decision):  # of one term, in a record read jointly
+            path.append((event.step, {**path[-1][1], event.term: event.new_weight}))
+        elif _new(event) != path[-1][1]:
+            path.append((event.step, _new(event)))
     return path
 
 
-def _key(event: Decision) -> tuple[Any, ...]:
-    return event.step, event.action, event.reason, event.old_weight, event.new_weight
+def _key(event: Any) -> tuple[Any, ...]:
+    return tuple(event[:5])
 
 
 def _parse_value(name: str, text: str, kind: str) -> Any:

@@ -14,14 +14,16 @@ from typing import Any
 import keras
 
 from keras_adaptive_weights.deciding.config import check_bool, check_number
-from keras_adaptive_weights.deciding.decision import Decision, Observation, checked_note
+from keras_adaptive_weights.deciding.decision import Observation, checked_note
+from keras_adaptive_weights.deciding.described_strategy import describe
 from keras_adaptive_weights.deciding.joint import JointObservation
 from keras_adaptive_weights.deciding.observers import DecisionLogger, DecisionObserver, DecisionPrinter
 from keras_adaptive_weights.deciding.printable import printable
 from keras_adaptive_weights.deciding.state import adaptive_weight_metrics, stability_metrics
 from keras_adaptive_weights.journal.continuation import owner_of
 from keras_adaptive_weights.journal.header import Header, TermStart
-from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight, in_order
+from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
+from keras_adaptive_weights.losses.controlled import in_order
 from keras_adaptive_weights.operating.control import CONTROL, ControlFile
 from keras_adaptive_weights.recording.record import RunRecord, open_record
 from keras_adaptive_weights.recording.run_folder import FOLDER, JOURNAL
@@ -130,10 +132,11 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         self._observers = (*observers, *([DecisionPrinter()] if verbose else []))
         self._control: ControlFile | None = None
         self._weights: dict[str, AdaptiveWeight] = {}
+        self._deciding: dict[str, Any] = {}  # weights by term or, under no name, all that are balanced
         self._guard: Guard | None = None
         self._read = 0
         self._unguarded: list[Observation] = []
-        self._attached: list[tuple[AdaptiveWeight, DecisionObserver]] = []
+        self._attached: list[tuple[Any, DecisionObserver]] = []
         self._record: RunRecord | None = None
         self._asked: deque[tuple[str, str, str | None]] = deque()
         self._passed_on: dict[str, WorkerRequests] = {}
@@ -143,9 +146,12 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         self._verbose = bool(verbose)
 
     @property
-    def decisions(self) -> list[Decision]:
-        """The decisions other than HOLD of all its weights, oldest first, at most the last 1,000."""
-        return in_order(self._weights.values())
+    def decisions(self) -> list[Any]:
+        """The decisions other than HOLD of all its weights, oldest first, at most the last 1,000.
+
+        Each is a `Decision` with its `term`; of balanced weights, a `JointDecision` on all of them.
+        """
+        return in_order(self._deciding.values())
 
     def emergency_disable(self, note: str = "", term: str | None = None) -> None:
         """Return to the base weight from the next execution on, and stay there until `enable`.
@@ -202,9 +208,12 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         weights = find_weights(type(self).__name__, self.model, self.term)
         callbacks = callbacks_of_this_fit()
         refuse_twins(self, [other for other in callbacks if isinstance(other, AdaptiveWeightCallback)])
+        balanced = self.model.loss.balanced
+        self._deciding = dict(weights) if balanced is None else {"": balanced}
         self._workers = None
         if several_workers(self.model.distribute_strategy):
-            self._workers = {term: self._passed_on.setdefault(term, WorkerRequests(term)) for term in weights}
+            first = next(iter(weights))  # under its name travels what is asked of balanced weights
+            self._workers = {t: self._passed_on.setdefault(t, WorkerRequests(t or first)) for t in self._deciding}
         self._guard = Guard(self.model, self.recovery, self.max_consecutive_skips, callbacks)
         self._weights = weights
         for term, weight in weights.items():
@@ -236,8 +245,9 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         if not seen or self._guard is None:
             return
         if (recovery := self._guard.look(seen)) is not None:
-            for weight in self.model.loss.adaptive_weights.values():
-                weight.model_recovered(*recovery)
+            loss = self.model.loss
+            for decider in loss.adaptive_weights.values() if loss.balanced is None else (loss.balanced,):
+                decider.model_recovered(*recovery)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Count the steps of the epoch from here on."""
@@ -279,19 +289,19 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
             self._detach(interrupted=True)
 
     def _begin(self) -> None:
-        for number, weight in enumerate(self._weights.values()):
-            weight.set_shadow(self.shadow)  # and the variable, where an interrupt came between it and the decision
-            weight.before_saving(self._catch_up if number else self._before_saving)
+        for number, decider in enumerate(self._deciding.values()):
+            decider.set_shadow(self.shadow)  # and the variable, where an interrupt came between it and the decision
+            decider.before_saving(self._catch_up if number else self._before_saving)
         observers: list[DecisionObserver] = [DecisionLogger(), *self._observers]
         if (folder := self._folder) is not None:
             header = self._header(owner_of(folder / JOURNAL))
             self._record = open_record(folder, header, update_freq=self.update_freq)
             observers.insert(0, _ByHand(self._record))
             self._control = ControlFile(folder / CONTROL, header.run) if self.remote_control else None
-        for weight in self._weights.values():
+        for decider in self._deciding.values():
             for observer in observers:
-                self._attached.append((weight, observer))
-                weight.subscribe(observer)
+                self._attached.append((decider, observer))
+                decider.subscribe(observer)
         self._begun = True
         self._serve()
 
@@ -301,7 +311,9 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         terms = {name: TermStart(self._fixed_weight(name)) for name in self.model.telemetry.names}
         for name, weight in self._weights.items():
             terms[name] = TermStart(weight.base_weight, weight.config, weight.state.to_dict())
-        return Header(owner if owner in runs else runs[0], terms, self._step)
+        balanced = self.model.loss.balanced
+        balance = balanced and {"strategy": describe(balanced.strategy), "state": balanced.state_values}
+        return Header(owner if owner in runs else runs[0], terms, self._step, balance=balance)
 
     def _fixed_weight(self, name: str) -> float:
         term = self.model.loss.terms.get(name)
@@ -311,7 +323,7 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
     @property
     def _step(self) -> int:
         """Number of the last step; a weight that joins the others later goes on with their numbers."""
-        return max(weight.step_count for weight in self._weights.values())
+        return max(decider.step_count for decider in self._deciding.values())
 
     def _catch_up(self) -> None:
         """Take one decision for each weight on the steps that were not looked at yet."""
@@ -322,14 +334,17 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         steps = [_seen(number, row) for number, row in enumerate(rows, self._step + 1)]
         self._unguarded += map(_of_all, steps)
         with contextlib.ExitStack() as together:
-            for weight in self._weights.values():
-                together.enter_context(weight.uninterrupted())
-            decisions = [weight.observe([seen.of(term) for seen in steps]) for term, weight in self._weights.items()]
+            for decider in self._deciding.values():
+                together.enter_context(decider.uninterrupted())
+            decisions = [
+                decider.observe([seen.of(term) for seen in steps] if term else steps)
+                for term, decider in self._deciding.items()
+            ]
             if self._record is not None:
                 self._record.note(steps, decisions)
         for term, requests in (self._workers or {}).items():
             for name, note in requests.arrived(rows):
-                getattr(self._weights[term], name)(note)
+                getattr(self._deciding[term], name)(note)
 
     def _before_saving(self) -> None:
         """Take in what the checkpoint will hold, so that neither weights nor record lag behind the parameters."""
@@ -365,9 +380,10 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
                 name, note, term = self._asked.popleft()
             except IndexError:  # another thread was faster
                 return
-            for of, weight in self._meant(term).items():
+            meant = self._meant(term)
+            for of, decider in (meant if "" not in self._deciding else self._deciding).items():
                 if self._workers is None:
-                    getattr(weight, name)(note)
+                    getattr(decider, name)(note)
                 else:
                     self._workers[of].asked.append((name, note))
 
@@ -377,8 +393,9 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
             return
         ahead = self.model.steps_per_execution if self._workers is not None else 0  # it travels with an execution
         for term, note in self._record.disables_due(self._step + ahead).items():
-            if term in self._weights and not self._weights[term].state.disabled:
-                self._ask("disable", note, term)
+            weight = self._weights.get(term or next(iter(self._weights)))
+            if weight is not None and not weight.state.disabled:
+                self._ask("disable", note, term or None)
 
     @property
     def _folder(self) -> Path | None:
@@ -392,14 +409,14 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         if self._attached:
             with contextlib.suppress(AttributeError):  # the model was compiled anew: it has no telemetry
                 self._catch_up()
-            for weight in self._weights.values():
-                weight.before_saving(None)
-        for weight, observer in self._attached:
-            weight.unsubscribe(observer)
+            for decider in self._deciding.values():
+                decider.before_saving(None)
+        for decider, observer in self._attached:
+            decider.unsubscribe(observer)
         if self._record is not None:
             self._record.close(interrupted=interrupted)
-        for weight in self._weights.values() if self._begun else ():
-            weight.set_shadow(None)
+        for decider in self._deciding.values() if self._begun else ():
+            decider.set_shadow(None)
         self._attached.clear()
         self._record = self._control = None
 
@@ -410,7 +427,7 @@ class _ByHand:
     def __init__(self, record: RunRecord) -> None:
         self._record = record
 
-    def observe(self, observations: Sequence[Observation], decision: Decision) -> None:
+    def observe(self, observations: Sequence[Any], decision: Any) -> None:
         if not observations:
             self._record.note((), (decision,))
 
@@ -441,7 +458,15 @@ def _seen(step: int, row: StepRow) -> JointObservation:
     finite = row.non_finite is None  # a NaN then: there was something to measure, but not of this term
     losses = {name: loss for name, loss in row.terms.items() if not (finite and math.isnan(loss))}
     return JointObservation(  # in the order of the fields: by name it takes twice as long, and this is every step
-        step, losses, row.total, row.gradient_norm, {}, finite, row.loss_scaling, row.dampening, row.non_finite
+        step,
+        losses,
+        row.total,
+        row.gradient_norm,
+        row.term_norms or {},
+        finite,
+        row.loss_scaling,
+        row.dampening,
+        row.non_finite,
     )
 
 

@@ -45,6 +45,11 @@ def find_weights(owner: str, model: Any, term: str | None) -> dict[str, Adaptive
             f"{owner}: argument `term` must name a term of the loss. Received: term={term!r}; there are "
             f"{sorted(loss.terms)}. Write `term={nearest!r}`, or leave `term` out for all adaptive weights."
         )
+    if term is not None and loss.balanced is not None and len(loss.adaptive_weights) > 1:
+        raise ValueError(
+            f"{owner}: argument `term` must be None where the weights are balanced, as they move together. Received: "
+            f"term={term!r}, balance={loss.balance!r}. Write `AdaptiveWeightCallback(...)` without `term`."
+        )
     weights = {name: weight for name, weight in loss.adaptive_weights.items() if term in (None, name)}
     if not weights:
         name = next(iter(loss.terms)) if term is None else term

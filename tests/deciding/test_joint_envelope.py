@@ -12,6 +12,7 @@ from keras_adaptive_weights.deciding.decision import Action, Reason
 from keras_adaptive_weights.deciding.gradient_share import GradientShare
 from keras_adaptive_weights.deciding.joint import Term
 from keras_adaptive_weights.deciding.joint_envelope import JointEnvelope
+from keras_adaptive_weights.deciding.sqrt_loss import SqrtLoss
 from keras_adaptive_weights.deciding.statistics import Series
 from keras_adaptive_weights.deciding.strategy import Proposal, Target
 
@@ -611,3 +612,14 @@ def test_validation_refuses_weights_that_must_not_be_used(weights, reason):
     state = FAR.initial()._replace(recent={"a": (1.0, 1.0), "b": (1e-9, 1.0)})
     envelope = JointEnvelope(FAR.strategy, ADAPTIVE, replace(QUICK, absurd_loss_factor=1.5))
     assert envelope._refusal(state, weights, {}) == reason
+
+
+@pytest.mark.parametrize("strategy", [SqrtLoss(measure_every=5, calibrate_steps=5), GradientShare(measure_every=5)])
+def test_what_is_no_term_of_the_balance_teaches_nothing(strategy):
+    """A penalty of the model, say, which is among the losses of a step."""
+    envelope = JointEnvelope(strategy, (Term.adaptive("a", 1.0), Term.adaptive("b", 1.0)), QUICK)
+    script = steady(60, {"a": 1.0, "b": 5.0}, losses={"a": 1.0, "b": 100.0}, noise=0.1)
+    more = [step._replace(losses={**step.losses, "regularization_loss": 7.0}) for step in script]
+    alone, beside = play(envelope, script), play(envelope, more)
+    assert [turn.decision for turn in beside][-1].new_weights == [turn.decision for turn in alone][-1].new_weights
+    assert beside[-1].after.strategy == alone[-1].after.strategy

@@ -677,9 +677,9 @@ def test_an_interrupt_leaves_weight_and_variable_equal(place, asked, monkeypatch
     if place == "in an observer":
         weight.subscribe(Recorder(on="increase" if asked == "update" else "disable", do=interrupt))
     elif place == "in the rule":
-        from keras_adaptive_weights.losses import adaptive_weight as room
+        from keras_adaptive_weights.deciding import envelope, guide_rule
 
-        rule, name = (room.guide_rule, "step") if asked == "update" else (room.envelope, "disable")
+        rule, name = (guide_rule, "step") if asked == "update" else (envelope, "disable")
         decide = getattr(rule, name)
         monkeypatch.setattr(rule, name, lambda *args: (interrupt(), decide(*args))[1])
     else:
@@ -709,11 +709,12 @@ def test_an_operator_s_request_that_an_interrupt_met_is_carried_out(monkeypatch)
 
 def interrupted_at(number, work, weight):
     """Do `work`, interrupted at a numbered moment: where Python looks for signals, as a function begins or ended."""
-    room, left = AdaptiveWeight.update.__code__.co_filename, number
+    rooms = {method.__code__.co_filename for method in (AdaptiveWeight.update, AdaptiveWeight.disable)}
+    left = number
 
     def look(frame, event, arg):
         nonlocal left
-        ours = room in (frame.f_code.co_filename, frame.f_back and frame.f_back.f_code.co_filename)
+        ours = rooms & {frame.f_code.co_filename, frame.f_back and frame.f_back.f_code.co_filename}
         if ours and event != "c_call":
             left -= 1
             if left == 0:

@@ -3,8 +3,8 @@
     python tests/resume/training.py FOLDER --mode epoch --kill-in 57 --kill-after-ms 3.5
 
 `trace.jsonl` in the folder gets a line when a process goes on from what it restored, and a line per execution, each
-with the digests of controller, spike average, parameters and optimizer. Every epoch has the same batches: a shift of
-the loss that the controller answers, a batch of NaN, and a spike.
+with the digests of the controllers of three weights, of spike average, parameters and optimizer. Every epoch has the
+same batches: a shift of the losses that the controllers answer, a batch of NaN, and a spike.
 """
 
 from __future__ import annotations
@@ -51,6 +51,12 @@ def level(y_true, y_pred):
 
 
 @keras.saving.register_keras_serializable(package="resume")
+def inverse_level(y_true, y_pred):
+    """Falls where the level rises."""
+    return 1.0 / level(y_true, y_pred)
+
+
+@keras.saving.register_keras_serializable(package="resume")
 def error(y_true, y_pred):
     return tf.reduce_mean(tf.square(y_true - y_pred), axis=-1)
 
@@ -73,7 +79,9 @@ def new_model(steps_per_execution=1):
     model = kaw.StableModel(inputs, keras.layers.Dense(2)(hidden))
     terms = {
         "mel_loss": kaw.LossTerm(level, weight=kaw.AdaptiveWeight(2.5, CONFIG)),
-        "stop_loss": kaw.LossTerm(error, weight=0.5),
+        "stop_loss": kaw.LossTerm(error, weight=kaw.AdaptiveWeight(1.5, CONFIG)),
+        "pitch_loss": kaw.LossTerm(inverse_level, weight=kaw.AdaptiveWeight(2.0, CONFIG)),
+        "energy_loss": kaw.LossTerm(error, weight=0.5),
     }
     model.compile(
         optimizer=keras.optimizers.Adam(0.01), loss=kaw.CompositeLoss(terms), steps_per_execution=steps_per_execution
@@ -83,8 +91,8 @@ def new_model(steps_per_execution=1):
 
 def digests(model):
     """What a checkpoint must bring back, each part as a short hash."""
-    weight = model.loss.adaptive_weights["mel_loss"]
-    controller = json.dumps([weight.state.to_dict(), float(weight.variable)])
+    weights = model.loss.adaptive_weights.values()
+    controller = json.dumps([[weight.state.to_dict(), float(weight.variable)] for weight in weights])
     parts = (
         controller.encode(),
         model.loss.total_average.numpy().tobytes(),
@@ -199,7 +207,7 @@ def train(folder, mode, *, ours_first=True, steps_per_execution=1, kill_in=None,
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model, epoch = start(mode, folder, steps_per_execution) if mode else (new_model(steps_per_execution), 0)
-    ours = kaw.AdaptiveMelWeightCallback(log_dir=folder, update_freq=3)
+    ours = kaw.AdaptiveWeightCallback(log_dir=folder, update_freq=3)
     pair = [ours, *([saver(mode, folder)] if mode else [])]
     trace = folder / "trace.jsonl"
     killers = [] if kill_in is None else [Killer(kill_in, kill_after_ms)]

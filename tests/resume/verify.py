@@ -48,16 +48,17 @@ def check_restored(before, restored):
 
 
 def check_journal(folder):
-    """The steps are 1, 2, 3, ... as the lines stand in the file, and the reader agrees; return how many."""
+    """The steps are 1, 2, 3, ... as the lines stand in the file, and each term has them; return how many."""
     path = Path(folder) / "adaptive_weights" / "journal.jsonl"
-    whole = path.read_text().rpartition("\n")[0].splitlines()
-    steps = [values["step"] for values in map(json.loads, whole) if values["kind"] == "step"]
+    lines = path.read_text().rpartition("\n")[0].splitlines()
+    steps = [values["step"] for values in map(json.loads, lines) if values["kind"] == "step"]
     assert steps == list(range(1, len(steps) + 1)), steps
-    journal = kaw.read_journal(path)
-    assert [seen.step for seen in journal.observations] == steps[: len(journal.observations)]
-    assert len(journal.weights) == len(journal.observations)
-    by_hand = [event.step for event in journal.events if event.by_hand]
-    assert len(by_hand) == len(set(by_hand)), by_hand
+    whole = kaw.read_journal(path)
+    for journal in map(whole.of, whole.terms):
+        assert [seen.step for seen in journal.observations] == steps[: len(journal.observations)]
+        assert len(journal.weights) == len(journal.observations)
+        by_hand = [event.step for event in journal.events if event.by_hand]
+        assert len(by_hand) == len(set(by_hand)), by_hand
     return len(steps)
 
 
@@ -65,10 +66,11 @@ def check_abandoned(folder):
     """Each file with what was taken back is a journal that begins right after the restore point; return how many."""
     paths = sorted((Path(folder) / "adaptive_weights" / "abandoned").glob("*.jsonl"))
     for path in paths:
-        journal = kaw.read_journal(path)
-        steps = [seen.step for seen in journal.observations]
-        first = int(journal.headers[0].state["step"]) + 1
-        assert steps == list(range(first, first + len(steps))), path
+        whole = kaw.read_journal(path)
+        first = whole.headers[0].step + 1
+        for journal in map(whole.of, whole.terms):
+            steps = [seen.step for seen in journal.observations]
+            assert steps == list(range(first, first + len(steps))), path
     return len(paths)
 
 

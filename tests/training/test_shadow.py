@@ -258,7 +258,7 @@ def test_what_was_proposed_is_not_put_into_force_by_the_next_fit(way, tmp_path, 
     known = weight_of(resumed).state
     with caplog.at_level(logging.INFO, "keras_adaptive_weights"):
         real, _, _, in_force = train([0.36] * 4 + [0.7] * 60, model=resumed, shadow=False)
-    assert "The weight in force stays 2.5; the 2.268 that was proposed in shadow is dropped" in caplog.text
+    assert "What is in force stays (2.5); what was proposed in shadow is dropped (2.268)" in caplog.text
     assert set(in_force[: QUICK.cooling_period + 1]) == {2.5}
     moved = [d for d in real.decisions if d.step > known.step]
     assert moved[0].old_weight == 2.5
