@@ -89,11 +89,12 @@ def measure(milliseconds, seconds):
     data = make_data(frames)
     kinds = (PLAIN, AGAIN, PLUGIN)
     models = {kind: make_model(kind, width, frames) for kind in kinds}
-    found, end, draw = {kind: [] for kind in kinds}, time.monotonic() + seconds, random.Random(5)
+    found, draw = {kind: [] for kind in kinds}, random.Random(5)
     with tempfile.TemporaryDirectory() as folder:
         for kind in kinds:
             step_times(models[kind], data, 150 if milliseconds < 10 else _STEPS, callbacks_of(kind, folder))
-        while time.monotonic() < end:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end or not found[PLAIN]:
             for kind in draw.sample(kinds, len(kinds)):
                 found[kind] += step_times(models[kind], data, _STEPS, callbacks_of(kind, folder))
     lower = {kind: statistics.quantiles(times, n=4)[0] for kind, times in found.items()}
