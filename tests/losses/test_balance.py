@@ -112,7 +112,7 @@ def test_terms_that_cannot_be_balanced_are_refused_where_the_loss_is_made():
 
 def test_a_strategy_sees_the_terms_with_their_bounds_and_none_that_counts_for_nothing():
     loss = loss_with(None, c_loss=0, d_loss=0.0)
-    assert terms_of(loss.terms) == (Term("a_loss", 2.5, 1.0, 5.0), Term("b_loss", 0.5))
+    assert terms_of(loss.terms) == (Term("a_loss", 2.5, 0.025, 250.0), Term("b_loss", 0.5))
 
 
 # --- when gradient norms are measured -------------------------------------------------------------------
