@@ -194,7 +194,7 @@ class _AsKerasDoes:
         model = keras.Model()
         if owner._output_names is not None:  # noqa: SLF001 - of this file
             model.output_names = owner._output_names  # noqa: SLF001
-        model.compile(loss=_mapped(loss, lambda path, leaf: _Noted(leaf, names[path], self), ()))
+        model.compile(None, loss=_mapped(loss, lambda path, leaf: _Noted(leaf, names[path], self), ()))
         return model
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -219,7 +219,7 @@ class _Noted(keras.losses.Loss):
 def _single(loss: Any) -> Any:
     """Return the function that computes one loss given by a name or function, as Keras does: by a compiled model."""
     model = keras.Model()
-    model.compile(loss=loss)
+    model.compile(None, loss=loss)  # an optimizer would want variables, which there may not be in a replica
     return lambda y_true, y_pred, sample_weight: model.compute_loss(None, y_true, y_pred, sample_weight)
 
 

@@ -126,28 +126,21 @@ def on_every_replica(
 
 
 def value_where(condition: Any, fn: Callable[[], Any], otherwise: Any) -> Any:
-    """Return what `fn` returns where a condition holds; computed only there, on every replica.
+    """Return what `fn` returns where a condition holds.
+
+    On one replica it is computed only there. On several, in a graph, it is computed on every step: to differentiate a
+    synchronized layer is to reduce over the replicas, which can neither wait in a condition nor be done later.
 
     Args:
         condition: Scalar bool, the same on all replicas.
         fn: Makes a tensor, the same on all replicas; it may reduce over them.
         otherwise: The value where the condition does not hold.
-
-    As in `on_every_replica`, the condition is taken in cross-replica context.
     """
     if replicas() == 1:
         return tf.cond(condition, fn, lambda: otherwise)
-
-    def across(strategy: Any, fns: Any, condition: Any, otherwise: Any) -> Any:
-        def first(values: Any) -> Any:
-            return strategy.experimental_local_results(values)[0]
-
-        def compute() -> Any:
-            return first(strategy.extended.call_for_each_replica(lambda fn: fn(), args=(fns,)))
-
-        return tf.cond(first(condition), compute, lambda: first(otherwise))
-
-    return tf.distribute.get_replica_context().merge_call(across, args=(fn, condition, otherwise))
+    if tf.executing_eagerly():
+        return fn() if condition else otherwise
+    return tf.where(condition, fn(), otherwise)
 
 
 @contextlib.contextmanager

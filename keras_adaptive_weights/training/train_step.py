@@ -302,6 +302,7 @@ class StableTrainStepMixin(BuildsFromLocalBatch, ListsSomeLast):
         """
         self._prepare_telemetry()
         local_total, terms, present, measured = self._evaluate_losses(x, y, y_pred, sample_weight, training=True)
+        parts = dict(self._telemetry.terms)  # before the replicas meet: after it they are those of the last of them
         self._build_optimizer()
         (total, *values), (present, *flags), requests = mean_where_measured(
             [mean_of(local_total), *terms.values()], [present, *measured.values()], self._telemetry.requests
@@ -312,7 +313,6 @@ class StableTrainStepMixin(BuildsFromLocalBatch, ListsSomeLast):
             objective = self.optimizer.scale_loss(objective)
         batch = (x, y, y_pred, sample_weight)
         named, measured = dict(zip(terms, values, strict=True)), dict(zip(terms, flags, strict=True))
-        parts = dict(self._telemetry.terms)
         return Measurement(objective, total, named, dampening, present, measured, requests, batch, parts)
 
     @_as_it_is

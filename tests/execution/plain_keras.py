@@ -133,6 +133,7 @@ def over_replicas():
     return {
         "accumulation": fails(strategy, accumulation=2),
         "accumulation, ours": fails(strategy, kaw.StableModel, accumulation=2),
+        "losses by name, ours": fails(strategy, kaw.StableModel, loss_weights=kaw.AdaptiveWeight(2.5)),
         "summed otherwise": summed_otherwise(strategy),
         "reductions": reductions(strategy),
         "skipped": skipped_over_replicas(strategy),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,6 +46,10 @@ def test_plain_keras_cannot_accumulate_gradients_over_replicas(over_replicas):
     """Once it can, `_each_its_copy` may go."""
     assert "`merge_call` called while defining a new graph" in over_replicas["accumulation"]
     assert over_replicas["accumulation, ours"] == ""
+
+
+def test_losses_by_name_need_no_variables_in_a_replica(over_replicas):
+    assert over_replicas["losses by name, ours"] == ""
 
 
 def test_a_keras_that_sums_gradients_by_other_means_is_refused(over_replicas):
@@ -169,7 +172,8 @@ def row(*requests):
 
 def leave_row(telemetry, requests):
     zero, no = tf.constant(0.0), tf.constant(False)
-    telemetry.write({}, zero, zero, tf.constant(1.0), tf.constant(-1), (no, no), requests)
+    outcome = telemetry.outcome((), (), tf.constant(-1), True)  # nothing bad
+    telemetry.write({}, zero, zero, tf.constant(1.0), outcome, (no, no), requests)
 
 
 def test_requests_travel_through_the_telemetry_by_term():
@@ -183,9 +187,15 @@ def test_requests_travel_through_the_telemetry_by_term():
     assert telemetry.read()[0].requests == (("stop_loss", "disable"),)
 
 
+def asking(*asked):
+    """What one worker is asked for, of the mel loss."""
+    requests = WorkerRequests("mel_loss")
+    requests.asked.extend(asked)
+    return requests
+
+
 def test_a_worker_passes_its_requests_on_one_at_a_time_and_in_order():
-    telemetry, asked = make_telemetry(), deque([("disable", "first"), ("enable", "second")])
-    requests = WorkerRequests("mel_loss", asked)
+    telemetry, requests = make_telemetry(), asking(("disable", "first"), ("enable", "second"))
     carried_out = []
     for _ in range(3):
         requests.pass_on(telemetry)
@@ -195,20 +205,18 @@ def test_a_worker_passes_its_requests_on_one_at_a_time_and_in_order():
 
 
 def test_what_another_worker_asks_for_is_carried_out_once_an_execution():
-    requests = WorkerRequests("mel_loss", deque())
+    requests = asking()
     rows = [row(("mel_loss", "rollback")), row(("mel_loss", "rollback")), row(("stop_loss", "disable"))]
     assert requests.arrived(rows) == [("rollback", FROM_ANOTHER_WORKER)]
 
 
 def test_the_same_request_on_two_workers_is_one():
-    asked = deque([("rollback", "mine")])
-    assert WorkerRequests("mel_loss", asked).arrived([row(("mel_loss", "rollback"))]) == [("rollback", "mine")]
-    assert not asked
+    requests = asking(("rollback", "mine"))
+    assert requests.arrived([row(("mel_loss", "rollback"))]) == [("rollback", "mine")]
+    assert not requests.asked
 
 
 def test_a_request_of_ones_own_waits_where_another_one_arrives():
-    asked = deque([("enable", "mine")])
-    assert WorkerRequests("mel_loss", asked).arrived([row(("mel_loss", "disable"))]) == [
-        ("disable", FROM_ANOTHER_WORKER)
-    ]
-    assert list(asked) == [("enable", "mine")]
+    requests = asking(("enable", "mine"))
+    assert requests.arrived([row(("mel_loss", "disable"))]) == [("disable", FROM_ANOTHER_WORKER)]
+    assert list(requests.asked) == [("enable", "mine")]
