@@ -1,4 +1,4 @@
-"""Tables for the README."""
+"""Tables for the guides."""
 
 from __future__ import annotations
 

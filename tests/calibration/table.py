@@ -1,4 +1,4 @@
-"""The calibration of the decision rule, as the README's table.
+"""The calibration of the decision rule, as the table of the guide to the evidence.
 
 python tests/calibration/table.py                # what the tests check, with ten times as many seeds
 python tests/calibration/table.py --factor 1     # as the tests do

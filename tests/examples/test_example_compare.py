@@ -489,10 +489,10 @@ def test_why_there_is_no_pair_is_said(contestant, words):
     assert compared[2:] == ["0", "-", words, "-", words]
 
 
-def test_the_readme_shows_what_the_results_that_come_with_it_say():
-    """`--report` without another file prints what the README claims."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    assert report(results.read(compare.SHIPPED)) in readme
+def test_the_guide_shows_what_the_results_that_come_with_it_say():
+    """`--report` without another file prints what the guide to the evidence claims."""
+    guide = (Path(__file__).parents[2] / "examples" / "guides" / "evidence.md").read_text(encoding="utf-8")
+    assert report(results.read(compare.SHIPPED)) in guide
 
 
 # The whole of it
