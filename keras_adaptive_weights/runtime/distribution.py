@@ -95,7 +95,7 @@ def on_every_replica(
     A condition around an optimizer's `apply` must be taken in cross-replica context: a `merge_call` within a condition
     in replica context fails (Keras's `LossScaleOptimizer` does the same).
     """
-    if replicas() == 1:
+    if not within_replica():
         restore = (lambda: [variable.assign(value) for variable, value in otherwise]) if otherwise else None
         fn() if finite is None else run_where(finite, fn, restore)
         return

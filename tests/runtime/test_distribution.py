@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import processes
 import pytest
@@ -107,6 +108,30 @@ def test_plain_keras_cannot_reduce_the_logs_of_several_workers(over_workers):
 
 def test_with_both_workarounds_several_workers_train(over_workers):
     assert [said["ours"] for said in over_workers] == ["", ""]
+
+
+def trained(strategy):
+    """Parameters and skips of a model, one batch of which holds a NaN."""
+    x = np.random.default_rng(1).normal(size=(32, 4)).astype("float32")
+    x[9, 0], y = np.nan, x[:, 1:2]
+    keras.utils.set_random_seed(1)
+    with strategy.scope():
+        model = kaw.stable(keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, name="price")]))
+        model.compile("adam", loss="mse", loss_weights=kaw.AdaptiveWeight(2.5))
+    callback = kaw.AdaptiveWeightCallback()
+    history = model.fit(x, y, batch_size=8, verbose=0, shuffle=False, callbacks=[callback]).history
+    return model.get_weights(), history["skipped_steps"]
+
+
+@pytest.mark.usefixtures("fresh_session")
+def test_mirrored_over_one_device_is_as_without_a_strategy():
+    """The optimizer meets the others there, too, though there are none."""
+    (plain, skipped), (mirrored, also) = (
+        trained(strategy) for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0"]))
+    )
+    assert skipped == also == [1.0]
+    for one, other in zip(plain, mirrored, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_on_one_replica_nothing_is_done_about_replicas():
