@@ -160,8 +160,12 @@ def compile_model(model: XTTSModel, options: argparse.Namespace, plan: Plan) -> 
     """Give the model its loss and its optimizer: Adam, clipped gradients, a rate that rises and then falls slowly."""
     import keras
 
-    from keras_adaptive_weights import XTTSLoss
+    from keras_adaptive_weights import AdaptiveWeightConfig, XTTSLoss
 
+    weight, usual = options.mel_weight, AdaptiveWeightConfig()
+    config = None  # the guide's bounds, or with a balance those around the weight
+    if options.balance is None and not usual.min_weight <= weight <= usual.max_weight:
+        config = AdaptiveWeightConfig(min_weight=0.4 * weight, max_weight=2.0 * weight)
     rise = min(40, 1 + plan.steps // 10)
     rate = keras.optimizers.schedules.CosineDecay(
         0.05 * options.learning_rate,
@@ -172,7 +176,7 @@ def compile_model(model: XTTSModel, options: argparse.Namespace, plan: Plan) -> 
     )
     model.compile(
         optimizer=keras.optimizers.Adam(rate, global_clipnorm=_CLIP_NORM),
-        loss=XTTSLoss(),
+        loss=XTTSLoss(weight, config=config, balance=options.balance),
         jit_compile=options.jit,
         steps_per_execution=options.steps_per_execution,
     )

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from keras_adaptive_weights import Action, Decision, Journal, Observation
 
@@ -73,17 +74,40 @@ def describe_training(
         ("steps", f"{len(seen)}, of which {len(seen) - len(skipped)} applied and {len(skipped)} skipped"),
         *(("", f"step {step.step} skipped: {step.non_finite} is not finite") for step in skipped),
         *(("", f"step {step.step} spiked: its gradients were scaled by {step.dampening:.2g}") for step in dampened),
-        ("train mel loss", _train_losses([step.loss for step in seen if step.finite])),
+        ("train mel loss", _train_losses([_mel_loss(step) for step in seen if step.finite])),
         ("validation mel loss", _validation_losses(validation)),
         ("mel weight", f"{_path(journal)}   (within [{bounds[0]:g}, {bounds[1]:g}])"),
         *(
-            ("", f"step {event.step}: {event.action} to {event.new_weight:.4g}, {event.reason}")
+            ("", f"step {event.step}: {event.action} to {_mel_weights(event)[1]:.4g}, {event.reason}")
             for event in journal.events
         ),
+        *_shares(journal),
         *zip(["decisions", *[""] * len(counts)], _by_action(counts), strict=False),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {value}".rstrip() for name, value in rows)
+
+
+def _mel_loss(step: Any) -> float:
+    """Return the mel loss of a step, also of one on which a balance decided."""
+    return step.losses["mel_loss"] if hasattr(step, "losses") else step.loss
+
+
+def _mel_weights(event: Any) -> tuple[float, float]:
+    """Return the mel weight before and after a decision, also of a balance."""
+    if hasattr(event, "new_weights"):
+        return event.old_weights["mel_loss"], event.new_weights["mel_loss"]
+    return event.old_weight, event.new_weight
+
+
+def _shares(journal: Journal) -> list[tuple[str, str]]:
+    """Return what part of the gradient each term had at the last decision of a balance, and what it was to have."""
+    evidence = next((event.evidence for event in reversed(journal.events) if "share.mel_loss" in event.evidence), {})
+    rows = []
+    for name in (key.removeprefix("share.") for key in evidence if key.startswith("share.")):
+        intent = evidence.get(f"intent.{name}")
+        rows.append(("", f"{name} {evidence[f'share.{name}']:.0%}" + (f" (to be {intent:.0%})" if intent else "")))
+    return [("gradient, as decided on", rows[0][1]), *rows[1:]] if rows else []
 
 
 def _train_losses(losses: Sequence[float]) -> str:
@@ -110,10 +134,10 @@ def _change(first: float, last: float) -> str:
 
 def _path(journal: Journal) -> str:
     """Return the weights in the order they were in force."""
-    moves = [event for event in journal.events if event.new_weight != event.old_weight]
+    moves = [(old, new) for old, new in map(_mel_weights, journal.events) if new != old]
     if not moves:
         return f"{journal.headers[0].base_weight:.4g}, unchanged"
-    return " -> ".join(f"{weight:.4g}" for weight in (moves[0].old_weight, *(move.new_weight for move in moves)))
+    return " -> ".join(f"{weight:.4g}" for weight in (moves[0][0], *(new for _, new in moves)))
 
 
 def _by_action(counts: Counter[tuple[str, str]]) -> list[str]:
