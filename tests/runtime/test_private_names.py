@@ -43,9 +43,19 @@ def own_names(tree):
             yield from [node.attr] if ast.unparse(node.value) in ("self", "cls") else []
 
 
+def inherited_names(tree):
+    """Names of the files of ours that the bases of a file's classes are imported from."""
+    bases = {ast.unparse(b).partition("[")[0] for n in ast.walk(tree) if isinstance(n, ast.ClassDef) for b in n.bases}
+    for node in ast.walk(tree):
+        ours = isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{kaw.__name__}.")
+        if ours and bases & {alias.name for alias in node.names}:
+            path = PACKAGE.parent.joinpath(*node.module.split(".")).with_suffix(".py")
+            yield from own_names(ast.parse(path.read_text(encoding="utf-8"))) if path.exists() else ()
+
+
 def uses(tree):
     """Yield each use of something private: its line, and what it is."""
-    own = {*own_names(tree), *EXEMPT}
+    own = {*own_names(tree), *inherited_names(tree), *EXEMPT}
     for node in ast.walk(tree):
         found = []
         if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in own:

@@ -174,7 +174,7 @@ def test_a_model_without_the_mixin_is_refused():
 
 
 def test_a_loss_of_another_kind_is_refused():
-    with pytest.raises(ValueError, match=r"needs a model compiled with a CompositeLoss.*'mse'"):
+    with pytest.raises(ValueError, match=r"needs a model compiled with an adaptive weight.*'mse'"):
         fit(make_model(loss="mse"), RISING, [kaw.AdaptiveMelWeightCallback()])
 
 

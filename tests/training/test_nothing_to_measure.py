@@ -63,7 +63,7 @@ def test_it_is_as_if_the_batch_had_not_been_there(mode, kind):
     assert logs["skipped_steps"] == 0
     assert [(step.empty, step.applied) for step in seen] == [(i == 3, i != 3) for i in range(7)]
     assert np.isnan(seen[3].loss)
-    state, plain_state = callback._weight.state, plain_callback._weight.state
+    (state,), (plain_state,) = ([w.state for w in c._weights.values()] for c in (callback, plain_callback))
     assert state == plain_state._replace(step=7, empty_steps=1)
 
 

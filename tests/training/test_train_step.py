@@ -375,7 +375,7 @@ def test_dampened_steps_are_counted_where_dampening_was_asked_for():
     logs = model.fit(x, y, batch_size=8, verbose=0, callbacks=[callback], validation_data=(x, y)).history
     dampened = sum(step.dampening < 1.0 for step in seen)
     assert dampened > 1
-    assert (logs["dampened_steps"], callback._weight.state.dampened_steps) == ([dampened], dampened)
+    assert (logs["dampened_steps"], callback._weights["mel_loss"].state.dampened_steps) == ([dampened], dampened)
     assert "val_dampened_steps" not in logs
     assert "dampened_steps" not in make_model().train_on_batch(x[:8], y[:8], return_dict=True)
 
