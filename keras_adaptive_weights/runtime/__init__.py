@@ -29,6 +29,7 @@ Keras's, sorted by name |
 replicas and in eager mode they stay as they are |
 | `_read_only_resource_inputs` (of an operation), `tf.__internal__` | what a graph writes, to undo it | functions \
 count as writing all that they take; and what is not the model's own stays as it is |
+| `GradientTape._persistent` | a step of one's own with the wrong tape is told which | TensorFlow says it |
 | `Tensor._keras_mask` | the mask of an output outlives a cast | nothing is masked |
 
 Open `plain` first, then `train_function`.

@@ -11,6 +11,7 @@ import keras
 
 from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
 from keras_adaptive_weights.losses.composite import CompositeLoss, LossTerm
+from keras_adaptive_weights.runtime.tapes import gives_gradients_once
 
 
 def checked_loss(loss: Any, loss_weights: Any) -> Any:
@@ -96,7 +97,7 @@ def refuse_no_tape(tape: Any, balance: Any) -> None:
     Raises:
         ValueError: No tape, or one that is not persistent.
     """
-    if tape is None or not getattr(tape, "_persistent", True):
+    if tape is None or gives_gradients_once(tape):
         received = "None" if tape is None else "a tape that is not persistent"
         raise ValueError(
             f"apply_if_finite: argument `tape` must be the tape that saw the losses, as {type(balance).__name__} "
