@@ -210,8 +210,8 @@ class StableTrainStepMixin(BuildsFromLocalBatch, ListsSomeLast):
             return
         if "loss" in given:
             given["loss"] = checked_loss(given["loss"], given.get("loss_weights"))
-        names = output_names_of(self, given.get("loss"))
-        if has_adaptive_weights(given.get("loss_weights")):
+        if has_adaptive_weights(given.get("loss_weights")):  # else it is Keras that says what is wrong
+            names = output_names_of(self, given.get("loss"))
             given["loss"] = from_compile(given.get("loss"), given.pop("loss_weights"), names)
         super().compile(**given)
 

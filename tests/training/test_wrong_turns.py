@@ -52,10 +52,6 @@ WRONG_TURNS = {
         lambda: two_heads(loss={**LOSS, "prise": "mse"}, loss_weights=adaptive()),
         r"`loss` must name outputs.*'prise'; there are \['price', 'kind'\]\. Write `loss=\{'price': \.\.\.\}`",
     ),
-    "a loss of no output, outputs in a list": (
-        lambda: two_heads(loss={"prise": "mse"}, loss_weights={"prise": 1.0}, outputs=lambda p, k: [p, k]),
-        r"`loss` must name outputs.*'prise'; there are \['price', 'kind'\]",
-    ),
     "a weight of no output": (
         lambda: two_heads(loss_weights={"prise": kaw.AdaptiveWeight(2.5)}),
         r"`loss_weights` must name outputs that have a loss\. Received: 'prise'; there are \['kind', 'price'\]",
