@@ -18,16 +18,17 @@ with 1 where a worker died.
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from balance_problems import results
 from balance_problems.grid import CONTESTANTS, EQUAL, PROBLEMS, Cell, cells
 from balance_problems.report import report
-from compare import names_of, positive
+from compare_grid import command
+from compare_grid.command import names_of, positive
 from compare_grid.pool import run_all
 
 SHIPPED = Path(__file__).parent / "balance_problems" / "results.csv"
@@ -45,24 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parse(arguments)
     path = options.csv or (SHIPPED if options.report else _DEFAULT_CSV)
-    try:
-        if not options.report:
-            train(path, options)
-        rows = results.read(path)
-    except (OSError, results.ResultsError) as problem:
-        print(f"error: {path}: {problem}", file=sys.stderr)
-        return 2
-    except BrokenProcessPool:
-        print("error: a worker died, perhaps for want of memory. Start again: it goes on.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; start again to go on. The rows so far are in {path}", file=sys.stderr)
-        return 130
-    if not rows:
-        print(f"error: {path}: no results there. Train first: without --report.", file=sys.stderr)
-        return 2
-    print(report(rows))
-    return 0
+    training = None if options.report else functools.partial(train, path, options)
+    return command.run(path, training, results.read, report, (results.ResultsError,))
 
 
 def train(path: Path, options: argparse.Namespace) -> None:

@@ -20,13 +20,14 @@ with 1 where a worker died.
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from pathlib import Path
 
-from compare_grid import results
+from compare_grid import command, results
+from compare_grid.command import names_of, positive
 from compare_grid.data import find_clips
 from compare_grid.grid import CONTESTANTS, SCENARIOS, Settings, cells
 from compare_grid.pool import run_all
@@ -50,24 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parse(arguments)
     path = options.csv or (SHIPPED if options.report else _DEFAULT_CSV)
-    try:
-        if not options.report:
-            train(path, options)
-        rows = results.read(path)
-    except (DataError, OSError, results.ResultsError) as problem:
-        print(f"error: {path}: {problem}", file=sys.stderr)
-        return 2
-    except BrokenProcessPool:
-        print("error: a worker died, perhaps for want of memory. Start again: it goes on.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; start again to go on. The rows so far are in {path}", file=sys.stderr)
-        return 130
-    if not rows:
-        print(f"error: {path}: no results there. Train first: without --report.", file=sys.stderr)
-        return 2
-    print(report(rows))
-    return 0
+    training = None if options.report else functools.partial(train, path, options)
+    return command.run(path, training, results.read, report, (DataError, results.ResultsError))
 
 
 def train(path: Path, options: argparse.Namespace) -> None:
@@ -122,25 +107,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         if getattr(options, name) is None:
             setattr(options, name, value)
     return options
-
-
-def positive(text: str) -> int:
-    """Return an option's value as a whole number of at least 1."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1; received {text!r}")
-    return int(text)
-
-
-def names_of(known: dict) -> Callable[[str], list[str]]:
-    """Return a converter of names, separated by commas, that refuses those it does not know."""
-
-    def convert(text: str) -> list[str]:
-        chosen = [name.strip() for name in text.split(",")]
-        if unknown := [name for name in chosen if name not in known]:
-            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
-        return [name for name in known if name in chosen]
-
-    return convert
 
 
 if __name__ == "__main__":
