@@ -425,6 +425,35 @@ def test_contract_composite_loss():
     assert kaw.AdaptiveWeightCallback(term="stop_loss").term == "stop_loss"
 
 
+@pytest.mark.parametrize(
+    ("call", "argument"),
+    [
+        (lambda: kaw.replay(3), "source"),
+        (lambda: kaw.replay([1, 2]), "source"),
+        (lambda: kaw.replay(kaw.Observation(1, 0.5)), "source"),
+        (lambda: kaw.replay([], {"min_weight": 1.0}), "config"),
+        (lambda: kaw.replay([], base_weight="2.5"), "base_weight"),
+        (lambda: kaw.JournalWriter("journal.jsonl", "mel_loss"), "header"),
+        (lambda: kaw.AdaptiveWeight(2.5).observe(3), "observations"),
+        (lambda: kaw.AdaptiveWeight(2.5).observe(kaw.Observation(1, 0.5)), "observations"),
+        (lambda: kaw.AdaptiveWeightCallback(observers=3), "observers"),
+        (lambda: kaw.AdaptiveWeightCallback(observers=[print]), "observers"),
+        (lambda: kaw.AdaptiveWeightCallback(term=3), "term"),
+        (lambda: kaw.AdaptiveWeightCallback().enable(3), "note"),
+        (lambda: kaw.stable(3), "model"),
+        (lambda: kaw.ModelRecovery(after="five"), "after"),
+        (lambda: kaw.CompositeLoss(3), "terms"),
+        (lambda: kaw.LossTerm(3), "fn"),
+        (lambda: kaw.XTTSLoss("2.5"), "mel_loss_weight"),
+        (lambda: kaw.XTTSConfig(training=3), "training"),
+        (lambda: kaw.GradientShare(0.6), "shares"),
+    ],
+)
+def test_an_argument_of_the_wrong_type_is_named(call, argument):
+    with pytest.raises(TypeError, match=f"argument `{argument}` must .*Received: "):
+        call()
+
+
 def test_no_public_name_is_that_of_a_room():
     """Importing a room makes it an attribute of the package, which would hide the name."""
     rooms = {path.stem for path in pathlib.Path(kaw.__file__).parent.iterdir()}

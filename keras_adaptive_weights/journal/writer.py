@@ -35,6 +35,7 @@ class JournalWriter:
         clock: Seconds since the epoch; for tests.
 
     Raises:
+        TypeError: `header` is something else.
         ValueError: The file holds another run's journal, or another process writes to it.
         OSError: The file cannot be written.
 
@@ -57,6 +58,11 @@ class JournalWriter:
         flush_seconds: float = 1.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        if not isinstance(header, Header):
+            raise TypeError(
+                "JournalWriter: argument `header` must be a journal's header. Received: "
+                f"header={header!r:.200}. Write `read_journal(...).headers[0]`."
+            )
         self.run = header.run
         self._path = Path(path)
         self._clock = clock

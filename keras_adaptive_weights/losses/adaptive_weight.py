@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig, TrainingConfig, XTTSConfig
-from keras_adaptive_weights.deciding.decision import Decision, Observation
+from keras_adaptive_weights.deciding.decision import Decision, Observation, all_observations
 from keras_adaptive_weights.deciding.guide_envelope import GuideEnvelope
 from keras_adaptive_weights.deciding.state import ControllerState, initial_state
 from keras_adaptive_weights.losses.controlled import LOCK, Controlled
@@ -187,11 +187,7 @@ class AdaptiveWeight(Controlled[ControllerState, Decision]):
             TypeError: Something else among them.
             ValueError: No observations.
         """
-        if isinstance(observations, Observation) or not all(isinstance(seen, Observation) for seen in observations):
-            raise TypeError(
-                "AdaptiveWeight.observe: argument `observations` must be a sequence of Observations. Received: "
-                f"observations={observations!r}. Write `observe([observation])` for a single one."
-            )
+        observations = all_observations("AdaptiveWeight.observe", "observations", observations)
         if self._leader is not None:
             raise ValueError(
                 f"AdaptiveWeight: the weight of {self.term!r} is decided on together with others. Write "

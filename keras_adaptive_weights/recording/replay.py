@@ -9,7 +9,7 @@ from typing import Any
 
 from keras_adaptive_weights.deciding import guide_rule
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
-from keras_adaptive_weights.deciding.decision import Action, Decision, Observation
+from keras_adaptive_weights.deciding.decision import Action, Decision, Observation, all_observations
 from keras_adaptive_weights.deciding.described_strategy import described
 from keras_adaptive_weights.deciding.guide_envelope import GuideEnvelope
 from keras_adaptive_weights.deciding.joint import JointDecision, Term
@@ -50,7 +50,7 @@ def replay(
         `Decision.held_weight`.
 
     Raises:
-        TypeError: `base_weight` is no number.
+        TypeError: `base_weight` is no number, `config` no `AdaptiveWeightConfig`, or `source` none of these.
         ValueError: `base_weight` is outside the bounds, or the file is no journal.
         FileNotFoundError: No such file.
 
@@ -59,6 +59,10 @@ def replay(
     >>> replay([Observation(step=1, loss=0.8)])[0].reason
     <Reason.WARMUP: 'warmup'>
     """
+    if config is not None and not isinstance(config, AdaptiveWeightConfig):
+        raise TypeError(
+            f"replay: argument `config` must be an AdaptiveWeightConfig or None. Received: config={config!r}."
+        )
     if isinstance(source, (str, os.PathLike)):
         source = read_journal(source, joint=balance is not None)
     if isinstance(source, Journal):
@@ -68,7 +72,7 @@ def replay(
     config.check_base_weight("replay", "base_weight", base_weight)
     state = initial_state(config, base_weight)
     decisions = []
-    for observation in source:
+    for observation in all_observations("replay", "source", source):
         state, decision = guide_rule.step(config, state, (observation,))
         decisions.append(decision)
     return decisions

@@ -106,9 +106,12 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         if log_dir is not None and not isinstance(log_dir, (str, os.PathLike)):
             raise TypeError(f"{owner}: argument `log_dir` must be a path or None. Received: log_dir={log_dir!r}.")
         check_number(owner, "update_freq", update_freq, low=1, integer=True)
-        for observer in observers:
-            if not callable(getattr(observer, "observe", None)):
-                raise TypeError(f"{owner}: each of `observers` needs a method `observe`. Received: {observer!r}.")
+        for observer in observers if isinstance(observers, Sequence) else [observers]:
+            if not isinstance(observers, Sequence) or not callable(getattr(observer, "observe", None)):
+                raise TypeError(
+                    f"{owner}: argument `observers` must be a sequence of objects with a method `observe`. Received: "
+                    f"{observer!r}. Write `observers=[...]`."
+                )
         check_number(owner, "verbose", verbose, low=0, high=1, integer=True)
         check_bool(owner, "remote_control", remote_control)
         check_bool(owner, "shadow", shadow)
