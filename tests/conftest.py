@@ -1,5 +1,6 @@
 """What all tests share. Nothing here imports TensorFlow before a test asks for it."""
 
+import gc
 import os
 
 import pytest
@@ -8,10 +9,11 @@ from mutations import FEW, MANY
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # the models are small, and tests run side by side
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
 # what XLA compiles runs but a few steps: compiling quickly matters more
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+gc.set_threshold(50_000, 10, 5)  # graphs are made of many objects: to look for dead ones so often takes much time
 
 _common = {"deadline": None, "max_examples": 150, "print_blob": True, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("local", **_common)
@@ -22,6 +24,11 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 def pytest_addoption(parser):
     parser.addoption("--many", action="store_true", help=f"{MANY} mutations of each file instead of {FEW}")
+
+
+def pytest_collection_finish(session):
+    """What the tests import is never dead: look for that among the rest only."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +57,6 @@ def fresh_session():
     """No Keras state of an earlier test, and none left for a later one."""
     import keras
 
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)  # to look for dead objects takes a second
     yield
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)

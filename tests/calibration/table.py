@@ -1,7 +1,7 @@
 """The calibration of the decision rule, as the table of the guide to the evidence.
 
-python tests/calibration/table.py                # what the tests check, with ten times as many seeds
-python tests/calibration/table.py --factor 1     # as the tests do
+python tests/calibration/table.py                # what the tests check with a few seeds, with many
+python tests/calibration/table.py --factor 1     # with a tenth of these
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def markdown(rows: Sequence[Row]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, and return 1 where a target is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--factor", type=float, default=10.0, help="multiple of the tests' number of seeds (10)")
+    parser.add_argument("--factor", type=float, default=10.0, help="multiple of each case's own number of seeds (10)")
     parser.add_argument("--processes", type=int, default=2, help="processes to simulate in (2)")
     parser.add_argument("--only", default="", metavar="TEXT", help="only cases whose group or name has this in it")
     options = parser.parse_args(arguments)
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with pool(options.processes) as executor:
         for case in cases():
             if options.only.lower() in f"{case.group} {case.name}".lower():
-                rows.append(measure(case, executor, options.factor))
+                rows.append(measure(case, executor, max(1, round(case.runs * options.factor))))
                 print(f"{case.group}: {case.name}: {rows[-1].measured}", file=sys.stderr)
     print(markdown(rows))
     return int(not all(row.met for row in rows))

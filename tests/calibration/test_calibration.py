@@ -17,7 +17,7 @@ def executor():
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=[f"{case.group}: {case.name}".replace(" ", "-") for case in CASES])
 def test_target(case, executor, rows):
-    row = measure(case, executor)
+    row = measure(case, executor, case.few)
     rows.append(row)
     assert row.met, f"{row.group}: {row.case}: {row.measured}; the target is {row.target}"
 
@@ -41,7 +41,7 @@ def test_a_missed_target_is_exit_code_1(capsys, monkeypatch):
     import experiments
     import table
 
-    impossible = experiments.Case("group", "name", float, lambda results: ("none", f"{len(results)} runs", False), 3)
+    impossible = experiments.Case("group", "name", float, lambda results: ("none", f"{len(results)} runs", False), 3, 1)
     monkeypatch.setattr(table, "cases", lambda: iter([impossible]))
     assert main(["--factor", "2", "--processes", "1"]) == 1
     assert "| group | name | none | 6 runs | **no** |" in capsys.readouterr().out
