@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from keras_adaptive_weights.losses.composite import CompositeLoss
 from keras_adaptive_weights.runtime.distribution import divide_by_replicas, sum_gradients
-from keras_adaptive_weights.training.telemetry import first_non_finite
+from keras_adaptive_weights.training.finiteness import first_non_finite
 
 _SHOWN = 5
 

@@ -51,6 +51,7 @@ from keras_adaptive_weights.training.argument_checks import (
     refuse_others_gradients,
     refuse_shared_names,
 )
+from keras_adaptive_weights.training.finiteness import first_non_finite
 from keras_adaptive_weights.training.model_classes import (
     functional_class,
     is_functional_call,
@@ -59,7 +60,8 @@ from keras_adaptive_weights.training.model_classes import (
     refuse_shadowed,
 )
 from keras_adaptive_weights.training.skip_watch import watching_skips
-from keras_adaptive_weights.training.telemetry import Telemetry, first_non_finite, mean_of
+from keras_adaptive_weights.training.step_metrics import mean_of
+from keras_adaptive_weights.training.telemetry import Telemetry
 from keras_adaptive_weights.training.term_norms import norms_of_terms
 
 _MIN_STEPS_BEFORE_DAMPENING = 10
@@ -345,68 +347,23 @@ class StableTrainStepMixin(BuildsFromLocalBatch, ListsSomeLast):
         """
         to_restore = before.to_restore()
         variables = list(self.trainable_variables if variables is None else variables)
-        optimizer = self.optimizer
         refuse_others_gradients(gradients, variables)
-        gradients = sum_gradients(gradients)
-        if (count := self.distribute_strategy.num_replicas_in_sync) > 1:  # values to overwrite a variable with
-            whole = [getattr(variable, "overwrite_with_gradient", False) for variable in variables]
-            gradients = [g if g is None or not w else g / count for g, w in zip(gradients, whole, strict=True)]
+        gradients = self._over_replicas(gradients, variables)
         norm, finite, bad = first_non_finite(
             measured.terms, measured.total, gradients, gradient_scale(self.optimizer), variables
         )
         due, term_norms = self._measure_term_norms(measured, variables, tape)
-        scaling = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-        (x, y, y_pred, sample_weight), present = measured.batch, measured.present
-        tracker, *others = _keras_metrics(self)
+        taken, counts = self._verdict(measured, finite)
         # Without metrics of its own `compute_metrics` only reads, which would make all logs wait for the optimizer.
         own_logs = _is_overridden(self, "compute_metrics")
-        taken = finite if present is True else tf.logical_and(finite, present)
-        # The losses of a step that only loss scaling skipped are as good as any, and plain Keras counts them.
-        counts = tf.math.is_finite(measured.total) if scaling else taken
-        if scaling and present is not True:
-            counts = tf.logical_and(counts, present)
-
-        def apply() -> None:
-            if variables:
-                optimizer.apply(gradients, variables)
-
-        shared = [] if scaling or not tf.inside_function() else _shared_by_all_variables(optimizer)
-
-        def update_metrics() -> None:
-            if others and not own_logs:
-                self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
-
-        def commit() -> None:
-            if not scaling:
-                apply()
-                update_metrics()
-
-        if scaling:  # it has a condition of its own, and must see overflown gradients to lower its scale
-            on_every_replica(apply, optimizer, finite=None if present is True else present)
-            on_every_replica(update_metrics, optimizer, finite=counts)
-        with read_once(shared):
-            on_every_replica(commit, optimizer, finite=taken, otherwise=to_restore)
-        size = _batch_size(x)
-        counted = tf.cast(tf.where(counts, size, 0.0), tracker.dtype)
-        total = tf.where(counts, tf.cast(measured.total, tracker.dtype), 0.0)
-        tracker.total.value.assign_add(total * counted)  # as `update_state`, in fewer operations
-        tracker.count.value.assign_add(counted)
-        self._telemetry.metrics.count(
-            measured.terms,
-            self._size_for_terms(y_pred, size),
-            norm,
-            measured.dampening,
-            taken,
-            counts,
-            present,
-            measured.measured,
+        self._commit(
+            gradients, variables, None if own_logs else measured.batch, measured.present, taken, counts, to_restore
         )
-        outcome = self._telemetry.outcome(measured.terms, (variable.path for variable in variables), bad, present)
-        skipped = tf.logical_not(taken) if present is True else tf.logical_and(tf.logical_not(taken), present)
-        terms = [_nan_unless(measured.measured[name], value, present) for name, value in measured.terms.items()]
-        leave_row = functools.partial(self._leave_row, tuple(measured.terms))
-        row = (measured.total, norm, measured.dampening, taken, skipped, outcome, measured.requests)
-        once(leave_row, *row, due, term_norms, *terms)
+        self._count(measured, norm, taken, counts)
+        outcome = self._telemetry.outcome(
+            measured.terms, (variable.path for variable in variables), bad, measured.present
+        )
+        self._leave_row(measured, norm, taken, outcome, due, term_norms)
         logs = self._logs_of_own_metrics(measured, counts) if own_logs else self.get_metrics_result()
         logs = logs_for_reduction(self.distribute_strategy, logs)
         self._telemetry.logs_so_far = {} if own_logs else dict(logs)
@@ -519,30 +476,113 @@ class StableTrainStepMixin(BuildsFromLocalBatch, ListsSomeLast):
         after = self.get_metrics_result()
         return {name: after[name] if value is of_metrics.get(name) else value for name, value in logs.items()}
 
-    def _leave_row(
+    def _over_replicas(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
+        """Return gradients summed over replicas; of values to overwrite a variable with, the mean."""
+        gradients = sum_gradients(gradients)
+        if (count := self.distribute_strategy.num_replicas_in_sync) > 1:
+            whole = [getattr(variable, "overwrite_with_gradient", False) for variable in variables]
+            gradients = [g if g is None or not w else g / count for g, w in zip(gradients, whole, strict=True)]
+        return gradients
+
+    @property
+    def _scales_losses(self) -> bool:
+        return isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+
+    def _verdict(self, measured: Measurement, finite: Any) -> tuple[Any, Any]:
+        """Return whether the step is taken, and whether its losses count.
+
+        The losses of a step that only loss scaling skipped are as good as any, and plain Keras counts them.
+        """
+        present = measured.present
+        taken = finite if present is True else tf.logical_and(finite, present)
+        if not self._scales_losses:
+            return taken, taken
+        counts = tf.math.is_finite(measured.total)
+        return taken, counts if present is True else tf.logical_and(counts, present)
+
+    def _commit(
         self,
-        names: tuple[str, ...],
-        total: Any,
-        norm: Any,
-        dampening: Any,
+        gradients: Sequence[Any],
+        variables: Sequence[Any],
+        batch: tuple[Any, Any, Any, Any] | None,
+        present: Any,
         taken: Any,
-        skipped: Any,
-        outcome: Any,
-        requests: Any,
-        due: Any,
-        term_norms: Any,
-        *terms: Any,
+        counts: Any,
+        to_restore: Any,
     ) -> None:
+        """Apply the gradients and count `batch` in the metrics, or restore the state, on every replica."""
+        optimizer, scaling = self.optimizer, self._scales_losses
+
+        def apply() -> None:
+            if variables:
+                optimizer.apply(gradients, variables)
+
+        def update_metrics() -> None:
+            if batch is not None and len(_keras_metrics(self)) > 1:
+                x, y, y_pred, sample_weight = batch
+                self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+        def commit() -> None:
+            if not scaling:
+                apply()
+                update_metrics()
+
+        if scaling:  # it has a condition of its own, and must see overflown gradients to lower its scale
+            on_every_replica(apply, optimizer, finite=None if present is True else present)
+            on_every_replica(update_metrics, optimizer, finite=counts)
+        shared = [] if scaling or not tf.inside_function() else _shared_by_all_variables(optimizer)
+        with read_once(shared):
+            on_every_replica(commit, optimizer, finite=taken, otherwise=to_restore)
+
+    def _count(self, measured: Measurement, norm: Any, taken: Any, counts: Any) -> None:
+        """Count the step in the epoch's means."""
+        x, _, y_pred, _ = measured.batch
+        size, tracker = _batch_size(x), _keras_metrics(self)[0]
+        counted = tf.cast(tf.where(counts, size, 0.0), tracker.dtype)
+        total = tf.where(counts, tf.cast(measured.total, tracker.dtype), 0.0)
+        tracker.total.value.assign_add(total * counted)  # as `update_state`, in fewer operations
+        tracker.count.value.assign_add(counted)
+        self._telemetry.metrics.count(
+            measured.terms,
+            self._size_for_terms(y_pred, size),
+            norm,
+            measured.dampening,
+            taken,
+            counts,
+            measured.present,
+            measured.measured,
+        )
+
+    def _leave_row(self, measured: Measurement, norm: Any, taken: Any, outcome: Any, due: Any, term_norms: Any) -> None:
         """Record the step, once per worker."""
-        if self._norm_schedule is not None:
-            term_norms = tf.where(taken, term_norms, np.nan)
-            told = tf.reduce_any(tf.logical_and(term_norms > 0.0, tf.math.is_finite(term_norms)))
-            self._norm_schedule.note(due, taken, told)
-        self._track_total(total, dampening, taken)
-        scaling = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
-        routine = tf.math.is_finite(total) if scaling else False
-        named = dict(zip(names, terms, strict=True))
-        self._telemetry.write(named, total, norm, dampening, outcome, (skipped, routine), requests, term_norms)
+        present = measured.present
+        skipped = tf.logical_not(taken) if present is True else tf.logical_and(tf.logical_not(taken), present)
+        named = {name: _nan_unless(measured.measured[name], value, present) for name, value in measured.terms.items()}
+
+        def leave(
+            total: Any,
+            norm: Any,
+            dampening: Any,
+            taken: Any,
+            skipped: Any,
+            outcome: Any,
+            requests: Any,
+            due: Any,
+            term_norms: Any,
+            *terms: Any,
+        ) -> None:
+            if self._norm_schedule is not None:
+                term_norms = tf.where(taken, term_norms, np.nan)
+                told = tf.reduce_any(tf.logical_and(term_norms > 0.0, tf.math.is_finite(term_norms)))
+                self._norm_schedule.note(due, taken, told)
+            self._track_total(total, dampening, taken)
+            bad = (skipped, tf.math.is_finite(total) if self._scales_losses else False)
+            self._telemetry.write(
+                dict(zip(named, terms, strict=True)), total, norm, dampening, outcome, bad, requests, term_norms
+            )
+
+        row = (measured.total, norm, measured.dampening, taken, skipped, outcome, measured.requests, due, term_norms)
+        once(leave, *row, *named.values())
 
     @property
     def _norm_schedule(self) -> NormSchedule | None:

@@ -8,7 +8,7 @@ from small_training import make_loss
 
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.deciding.config import FLOAT32_MAX
-from keras_adaptive_weights.training.telemetry import first_non_finite
+from keras_adaptive_weights.training.finiteness import first_non_finite
 
 MODES = {"eager": None, "graph": False, "xla": True}
 

@@ -19,7 +19,7 @@ from small_training import (
 )
 
 import keras_adaptive_weights as kaw
-from keras_adaptive_weights.training.telemetry import first_non_finite
+from keras_adaptive_weights.training.finiteness import first_non_finite
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "momentum", "clipped", "accumulating"])
