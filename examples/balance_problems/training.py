@@ -15,7 +15,8 @@ from .grid import PROBLEMS, Cell
 from .problems import problem
 from .results import Row
 
-PER_EXECUTION = 10
+_PER_EXECUTION, _OF_A_CONSTRAINT = 10, 1
+"""Steps per execution. A constraint moves every ten steps, and decisions are taken at the end of an execution."""
 
 
 def run(cell: Cell, steps: int | None, cache_dir: Path | None = None) -> Row:
@@ -33,7 +34,8 @@ def run(cell: Cell, steps: int | None, cache_dir: Path | None = None) -> Row:
     inputs, outputs = task.outputs()
     model = kaw.StableModel(inputs, outputs)
     loss, callbacks = loss_and_callbacks(cell.contestant, cell.problem, task.terms)
-    model.compile(keras.optimizers.Adam(task.rate), loss=loss, steps_per_execution=PER_EXECUTION, jit_compile=False)
+    per_execution = _OF_A_CONSTRAINT if PROBLEMS[cell.problem].limit else _PER_EXECUTION
+    model.compile(keras.optimizers.Adam(task.rate), loss=loss, steps_per_execution=per_execution, jit_compile=False)
     model.fit(task.dataset(cell.seed, steps), verbose=0, callbacks=callbacks, shuffle=False)
     weights = {name: weight.weight for name, weight in loss.adaptive_weights.items()}
     return Row(

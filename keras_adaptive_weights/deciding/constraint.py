@@ -12,16 +12,21 @@ from keras_adaptive_weights.deciding.joint import JointObservation, Term
 from keras_adaptive_weights.deciding.statistics import mean, measure_noise
 from keras_adaptive_weights.deciding.strategy import Proposal, Target
 
-_KEPT = 20
+_KEPT = 100
+_KEPT_OVER_A_CHANGE = 40
 _FEW = 5
 _GAIN = 4.0
 _MOST = math.log(2.0)  # a proposal is no further away than this: the envelope takes small steps anyway
 
 
 class ConstraintState(NamedTuple):
-    """The newest losses of the term, oldest first."""
+    """The newest losses of the term, oldest first, and its weight then.
+
+    The longer the weight stays, the more of them there are, and the smaller a deviation shows.
+    """
 
     losses: tuple[float, ...] = ()
+    weight: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,12 +83,15 @@ class Constraint:
     ) -> tuple[ConstraintState, Proposal | None]:
         """Take in the losses of the term, and propose a weight."""
         new = tuple(seen.losses[self.term] for seen in observations if self.term in seen.losses)
-        losses = (*state.losses, *new)[-_KEPT:]
+        weight = observations[-1].weights[self.term]
+        kept = _KEPT if weight == state.weight else _KEPT_OVER_A_CHANGE
+        state = ConstraintState((*state.losses, *new)[-kept:], weight)
+        losses = state.losses
         if len(losses) < _FEW:
-            return ConstraintState(losses), Proposal(evidence={"measurements": 1.0 * len(losses)})
+            return state, Proposal(evidence={"measurements": 1.0 * len(losses)})
         average, noise = mean(losses), measure_noise(losses)
         way = _GAIN * math.log(average / self.at_most) if average > 0.0 else -_MOST
-        weight = observations[-1].weights[self.term] * math.exp(min(max(way, -_MOST), _MOST))
-        target = Target(weight, _GAIN * noise.standard_error(len(losses)), noise.freedom)
+        aim = weight * math.exp(min(max(way, -_MOST), _MOST))
+        target = Target(aim, _GAIN * noise.standard_error(len(losses)), noise.freedom)
         evidence = {"constrained_loss": average, "limit": self.at_most}
-        return ConstraintState(losses), Proposal({self.term: target}, evidence=evidence)
+        return state, Proposal({self.term: target}, evidence=evidence)

@@ -39,6 +39,8 @@ from keras_adaptive_weights.deciding.state import ControllerState, EnvelopeState
 from keras_adaptive_weights.deciding.statistics import Comparison, Series, mean
 from keras_adaptive_weights.deciding.strategy import Proposal, Strategy, plain
 
+_LARGEST = 1e200
+"""What a loss counts at most: no weighted sum of such is infinite."""
 _CALIBRATE_BEHIND = frozenset({None, Reason.WARMUP, Reason.HIGH_VARIANCE, Reason.UNSTABLE, Reason.COLLECTING})
 
 
@@ -243,7 +245,8 @@ class JointEnvelope:
         for term in self.terms:
             before = recent.get(term.name, ())
             loss = losses.get(term.name)
-            result[term.name] = (*before[kept:], (mean(before) if before else 0.0) if loss is None else loss)
+            loss = (mean(before) if before else 0.0) if loss is None else min(max(loss, -_LARGEST), _LARGEST)
+            result[term.name] = (*before[kept:], loss)
         return result
 
     def _checked(self, proposal: Proposal) -> Proposal:

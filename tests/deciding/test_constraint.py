@@ -34,11 +34,21 @@ def test_the_weight_goes_by_the_ratio_of_loss_and_limit_but_never_far(loss, weig
 
 
 def test_only_the_newest_losses_count_and_a_few_are_needed():
-    state, proposal = last([9.0] * 50 + [1.0] * 20)
-    assert len(state.losses) == 20
+    state, proposal = last([9.0] * 50 + [1.0] * 100)
+    assert len(state.losses) == 100
     assert proposal.targets["a"].weight == pytest.approx(2.0)
     assert [bool(last([1.0] * n)[1].targets) for n in (1, 4, 5)] == [False, False, True]
     assert last([1.0] * 4)[1].evidence == {"measurements": 4.0}
+
+
+def test_of_the_losses_before_the_weight_moved_the_newest_stay():
+    strategy = Constraint("a", at_most=1.0)
+    state, _ = last([9.0] * 30 + [3.0] * 39)
+    state, proposal = strategy.step(state, (seen({"a": 3.0}, weights={"a": 2.1, "b": 1.0}),))
+    assert state.losses == (3.0,) * 40
+    assert proposal.evidence["constrained_loss"] == pytest.approx(3.0)
+    state, _ = strategy.step(state, (seen({"a": 3.0}, weights={"a": 2.1, "b": 1.0}),))
+    assert len(state.losses) == 41
 
 
 def test_noise_makes_it_unsure():
@@ -51,7 +61,7 @@ def test_noise_makes_it_unsure():
 def test_a_batch_without_the_term_says_nothing():
     strategy = Constraint("a", at_most=1.0)
     state = strategy.initial(ADAPTIVE)
-    assert strategy.step(state, (seen({"b": 1.0}, weights=WEIGHTS),))[0] == state
+    assert strategy.step(state, (seen({"b": 1.0}, weights=WEIGHTS),))[0].losses == ()
 
 
 def test_in_its_envelope_it_changes_every_ten_steps():
@@ -100,9 +110,9 @@ def test_the_limit_is_the_unit():
 
 def test_error_and_freedom_are_those_of_the_mean_of_the_newest_losses():
     losses = [1.0 + 0.1 * (-1) ** i for i in range(40)]
-    noise = measure_noise(tuple(losses[-20:]))
+    noise = measure_noise(tuple(losses))
     (target,) = last(losses)[1].targets.values()
-    assert (target.error, target.freedom) == (pytest.approx(4.0 * noise.standard_error(20)), noise.freedom)
+    assert (target.error, target.freedom) == (pytest.approx(4.0 * noise.standard_error(40)), noise.freedom)
 
 
 def test_all_steps_of_an_execution_are_taken_in():

@@ -128,6 +128,13 @@ def test_losses_below_zero_have_no_scale_and_balance_all_the_same():
     assert turns[-1].after.core.losses.below_zero > 0
 
 
+def test_losses_whose_weighted_sum_no_number_holds_leave_a_state_that_can_be_stored():
+    envelope = JointEnvelope(Wanted({"a": Target(2.0)}), (Term.adaptive("a", 10.0), Term.adaptive("b", 10.0)), QUICK)
+    state = play(envelope, [seen({"a": 1.7e308, "b": 1.7e308})] * 60 + ["disable", "enable"])[-1].after
+    assert through_json(envelope, state) == state
+    assert all(map(math.isfinite, state.core.losses.recent))
+
+
 def test_a_weighted_loss_that_float32_cannot_hold():
     envelope = JointEnvelope(Wanted({"a": Target(2.0)}), ADAPTIVE, QUICK)
     assert changes(play(envelope, flat(21, 2e38)))[-1][1:] == ("reject", "weighted_loss_not_finite")
