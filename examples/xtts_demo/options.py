@@ -84,7 +84,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         "--seed", type=_number(int, low=0, high=2**31 - 1), default=0, help="of corpus, split and training (0)"
     )
     output = parser.add_argument_group("output")
-    output.add_argument("--log-dir", type=Path, help="folder of the run (default: runs/xtts-<date>-<time>)")
+    output.add_argument("--log-dir", type=_folder, help="folder of the run (default: runs/xtts-<date>-<time>)")
     output.add_argument(
         "--resume",
         action="store_true",
@@ -92,6 +92,12 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     )
     output.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
+
+
+def _folder(text: str) -> Path:
+    if "://" in text:  # the checkpoints go there, too
+        raise argparse.ArgumentTypeError(f"must be a folder of this machine, received {text}")
+    return Path(text)
 
 
 def _balance(text: str) -> Any:

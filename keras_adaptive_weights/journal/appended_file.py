@@ -16,6 +16,8 @@ import weakref
 from pathlib import Path
 from typing import Protocol
 
+from keras_adaptive_weights.journal.places import Place
+
 try:
     import fcntl
 except ImportError:  # Windows has no locks of this kind
@@ -80,6 +82,12 @@ class AppendedFile:
         with contextlib.suppress(OSError):
             os.utime(self.path)
 
+    def hasten(self) -> None:
+        """Do nothing: what was written is in the file."""
+
+    def flush(self) -> None:
+        """Do nothing, as above."""
+
     def cut(self, size: int) -> None:
         """Drop what follows byte `size`."""
         os.ftruncate(self._descriptor, size)
@@ -127,6 +135,39 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_in_child)
 
 
+class Appended(Protocol):
+    """A file that a run appends to: here, or in a store."""
+
+    @property
+    def path(self) -> Place:
+        """The file."""
+
+    @property
+    def size(self) -> int:
+        """The size in bytes."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes from `offset`."""
+
+    def write(self, text: str | bytes) -> None:
+        """Append to the file."""
+
+    def touch(self) -> None:
+        """Show that the writer lives, where that can be shown."""
+
+    def hasten(self) -> None:
+        """Have what was written kept as soon as possible."""
+
+    def flush(self) -> None:
+        """Have what was written kept, and wait for it."""
+
+    def cut(self, size: int) -> None:
+        """Drop what follows byte `size`."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
 class Recorder(Protocol):
     """Whoever keeps a file of a run open."""
 
@@ -136,10 +177,10 @@ class Recorder(Protocol):
         """Close the file. Harmless if called twice."""
 
 
-_recorders: weakref.WeakValueDictionary[Path, Recorder] = weakref.WeakValueDictionary()
+_recorders: weakref.WeakValueDictionary[Place, Recorder] = weakref.WeakValueDictionary()
 
 
-def take_over(path: Path, recorder: Recorder) -> None:
+def take_over(path: Place, recorder: Recorder) -> None:
     """Make `recorder` the only one in this process that writes to `path`.
 
     One of the same run that is still open is closed: a `fit` that ended by an exception, or by Ctrl-C, left it so.
@@ -156,13 +197,13 @@ def take_over(path: Path, recorder: Recorder) -> None:
     _recorders[path] = recorder
 
 
-def let_go(path: Path, recorder: Recorder) -> None:
+def let_go(path: Place, recorder: Recorder) -> None:
     """Undo `take_over`."""
     if _recorders.get(path.resolve()) is recorder:
         del _recorders[path.resolve()]
 
 
-def another_run(path: Path, owner: object, run: str) -> ValueError:
+def another_run(path: Place, owner: object, run: str) -> ValueError:
     """Return the error that refuses a file of another run."""
     return ValueError(
         f"The journal {os.fspath(path)!r} belongs to another run ({owner!r}; this one is {run!r}). Runs are never "

@@ -20,15 +20,17 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from keras_adaptive_weights.deciding.decision import Action, Decision
 from keras_adaptive_weights.deciding.joint import JointDecision, by_term
-from keras_adaptive_weights.journal.appended_file import AppendedFile, another_run
+from keras_adaptive_weights.journal.appended_file import Appended, AppendedFile, another_run
+from keras_adaptive_weights.journal.appended_pieces import AppendedPieces
 from keras_adaptive_weights.journal.header import Header
 from keras_adaptive_weights.journal.lines import MOST_LINE_BYTES, Values, read_line
+from keras_adaptive_weights.journal.places import Place
 from keras_adaptive_weights.journal.regular_files import lines_of, open_regular, parse_json
 
 ABANDONED = "abandoned"
@@ -38,7 +40,7 @@ _CHUNK, _PREFIX = 1 << 16, 64
 _logger = logging.getLogger("keras_adaptive_weights")
 
 
-def open_journal(path: Path, header: Header, header_line: str) -> AppendedFile:
+def open_journal(path: Place, header: Header, header_line: str) -> Appended:
     """Open a journal for appending, and take it back to the step that `header` goes on from.
 
     Args:
@@ -54,7 +56,7 @@ def open_journal(path: Path, header: Header, header_line: str) -> AppendedFile:
         OSError: The file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = AppendedFile(path)
+    file: Appended = AppendedFile(path) if isinstance(path, Path) else AppendedPieces(path)
     try:
         if file.size and (keep := _bytes_to_keep(path, header)) < file.size:
             _take_back(file, keep, header, header_line)
@@ -64,14 +66,14 @@ def open_journal(path: Path, header: Header, header_line: str) -> AppendedFile:
     return file
 
 
-def owner_of(path: Path) -> str | None:
+def owner_of(path: Place) -> str | None:
     """Return the run that a journal belongs to, if there is one that says so."""
     with contextlib.suppress(OSError), open_regular(path) as file:
         return _owner(file.readline(MOST_LINE_BYTES))
     return None
 
 
-def move_aside(file: AppendedFile, keep: int, name: str, suffix: str, first: bytes) -> Path:
+def move_aside(file: Appended, keep: int, name: str, suffix: str, first: bytes) -> Place:
     """Write `first` and what `file` holds from byte `keep` on to a new file in `abandoned/`, and cut it off `file`.
 
     Args:
@@ -83,26 +85,33 @@ def move_aside(file: AppendedFile, keep: int, name: str, suffix: str, first: byt
     """
     folder = file.path.parent / ABANDONED
     folder.mkdir(exist_ok=True)
-    with _new_file(folder, re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII), suffix) as copy:
-        copy.write(first)
-        for at in range(keep, file.size, 1 << 20):
-            copy.write(file.read(at, 1 << 20))
+    name = re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)
+    names = itertools.chain([f"{name}{suffix}"], (f"{name}-{number}{suffix}" for number in itertools.count(2)))
+    parts = itertools.chain([first], (file.read(at, 1 << 20) for at in range(keep, file.size, 1 << 20)))
+    copy = next(new for one in names if (new := _written_anew(folder / one, parts)) is not None)
+    file.cut(keep)
+    return copy
+
+
+def _written_anew(path: Place, parts: Iterable[bytes]) -> Place | None:
+    """Write a file, if there is none of that name yet."""
+    if not isinstance(path, Path):
+        if path.is_file():
+            return None
+        path.write_bytes(b"".join(parts))
+        return path
+    try:
+        copy = path.open("xb")
+    except FileExistsError:
+        return None
+    with copy:
+        copy.writelines(parts)
         copy.flush()
         os.fsync(copy.fileno())
-    file.cut(keep)
-    return Path(copy.name)
+    return path
 
 
-def _new_file(folder: Path, name: str, suffix: str) -> BinaryIO:
-    for number in itertools.count(2):
-        try:
-            return (folder / f"{name}{suffix}").open("xb")
-        except FileExistsError:
-            name = f"{name.removesuffix(f'-{number - 1}')}-{number}"
-    raise AssertionError
-
-
-def _bytes_to_keep(path: Path, header: Header) -> int:
+def _bytes_to_keep(path: Place, header: Header) -> int:
     """Return how many bytes at the start of the file belong to what is restored.
 
     Raises:
@@ -129,7 +138,7 @@ def _owner(line: bytes) -> str | None:
     return None
 
 
-def _may_be_resumed(path: Path) -> bool:
+def _may_be_resumed(path: Place) -> bool:
     """Whether the run was ever saved or resumed, or came to its end, so that a checkpoint may exist."""
     with open_regular(path) as file:
         for line in lines_of(file, MOST_LINE_BYTES):
@@ -157,7 +166,7 @@ def _values(line: bytes) -> Values:
     return {}
 
 
-def _restore_point(path: Path, header: Header) -> int:
+def _restore_point(path: Place, header: Header) -> int:
     """Return where the first line begins that tells of something after what `header` goes on from."""
     end = _last_step(path, header.step)
     tail: list[_Line] = []
@@ -173,7 +182,7 @@ def _restore_point(path: Path, header: Header) -> int:
     return _first_undone(tail, header, end)
 
 
-def _last_step(path: Path, step: int) -> int:
+def _last_step(path: Place, step: int) -> int:
     """Return where the last line of a step up to `step` begins; 0 where there is none. Looked for from the end."""
     with open_regular(path) as file:
         end, length = file.seek(0, os.SEEK_END), _CHUNK
@@ -229,7 +238,7 @@ def decision_of(values: Mapping[str, Any]) -> Decision | JointDecision | None:
     return None
 
 
-def _take_back(file: AppendedFile, keep: int, header: Header, header_line: str) -> None:
+def _take_back(file: Appended, keep: int, header: Header, header_line: str) -> None:
     """Move what follows byte `keep` aside, and say so."""
     step = header.step
     owner = _owner(file.read(0, MOST_LINE_BYTES).partition(b"\n")[0]) or "unknown"

@@ -97,7 +97,7 @@ def read_journal(path: str | os.PathLike[str], *, joint: bool = False) -> Journa
     """Read a journal, also one that is still being written or whose writer was killed.
 
     Args:
-        path: The `journal.jsonl` file.
+        path: The `journal.jsonl` file, or its URL, also where it is there in pieces.
         joint: Read what was seen of all terms at once, as a journal whose weights were balanced always is.
 
     Returns:
@@ -107,7 +107,7 @@ def read_journal(path: str | os.PathLike[str], *, joint: bool = False) -> Journa
         FileNotFoundError: No such file.
         OSError: It may not be read, or is a pipe, a device or a folder.
         ValueError: The file does not begin with a journal's header, or a header in it cannot be understood, as one of a
-            newer format.
+            newer format; or there is no file system for the scheme of a URL.
 
     Example:
 

@@ -9,7 +9,10 @@ import json
 import os
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
+
+from keras_adaptive_weights.journal.places import is_url, place
 
 _AT_ONCE = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC"))
 
@@ -17,9 +20,15 @@ _AT_ONCE = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_CL
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a file for reading, if it is a regular one, or a link to one; never waits for a writer.
 
+    Args:
+        path: The file, or its URL.
+
     Raises:
         OSError: There is none, it may not be read, or it is a pipe, device, socket or folder.
+        ValueError: The scheme of a URL is unknown.
     """
+    if is_url(path) and not isinstance(found := place(path, "open_regular"), Path):
+        return found.open_to_read()
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | _AT_ONCE))  # noqa: SIM115 - the caller closes it
     mode = os.fstat(file.fileno()).st_mode
     if stat.S_ISREG(mode):
@@ -54,7 +63,9 @@ def lines_of(file: BinaryIO, most: int) -> Iterator[bytes]:
         most: Bytes of the longest line. Of a longer one these and some more are yielded, and nothing after them: there
             is no telling what it is.
     """
-    left, rest = os.fstat(file.fileno()).st_size - file.tell(), b""
+    begin, rest = file.tell(), b""
+    left = file.seek(0, os.SEEK_END) - begin
+    file.seek(begin)
     while left > 0 and len(rest) <= most and (data := file.read(min(left, most))):
         left -= len(data)
         lines = (rest + data).splitlines(keepends=True)

@@ -8,7 +8,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from keras_adaptive_weights.deciding.decision import Decision, Observation
 from keras_adaptive_weights.deciding.joint import JointDecision, JointObservation, by_term
@@ -18,6 +17,7 @@ from keras_adaptive_weights.journal.blocks import BLOCK_STEPS, RunBlocks
 from keras_adaptive_weights.journal.continuation import open_journal
 from keras_adaptive_weights.journal.header import FORMAT, Header
 from keras_adaptive_weights.journal.lines import Values, block_values, encode, event_values, outcome_values, step_values
+from keras_adaptive_weights.journal.places import place
 
 
 class JournalWriter:
@@ -28,15 +28,16 @@ class JournalWriter:
     A forked child of the process writes nothing.
 
     Args:
-        path: The file; its folder is made. A journal of the same run is continued from the step that the header's
-            state has; what it says about later steps is moved to `abandoned/` beside it.
+        path: The file, or its URL; its folder is made. A journal of the same run is continued from the step that the
+            header's state has; what it says about later steps is moved to `abandoned/` beside it.
         header: What the steps to come belong to.
         flush_seconds: Longest time a line stays in the buffer.
         clock: Seconds since the epoch; for tests.
 
     Raises:
         TypeError: `header` is something else.
-        ValueError: The file holds another run's journal, or another process writes to it.
+        ValueError: The file holds another run's journal, another process writes to it, or TensorFlow has no file system
+            for the scheme of its URL.
         OSError: The file cannot be written.
 
     Example:
@@ -64,7 +65,7 @@ class JournalWriter:
                 f"header={header!r:.200}. Write `read_journal(...).headers[0]`."
             )
         self.run = header.run
-        self._path = Path(path)
+        self._path = place(path, "JournalWriter")
         self._clock = clock
         self._term = header.term
         self._block = RunBlocks(header)
@@ -79,6 +80,7 @@ class JournalWriter:
             self._file = open_journal(self._path, header, header_line)
             opened.callback(self._file.close)
             self._write([header_line])
+            self._file.flush()
             opened.pop_all()
         self._backlog = Backlog(self._write_notes, flush_seconds=flush_seconds, clock=clock)
 
@@ -116,13 +118,15 @@ class JournalWriter:
             self._file.close()
 
     def _write_notes(self, notes: Iterator[Note], last: Values | None) -> None:
-        lines = [encode(values) for note in notes for values in self._values(note)]
+        told = [values for note in notes for values in self._values(note)]
         if last is not None:
-            lines.append(encode(last))
-        if lines:
-            self._write(lines)
+            told.append(last)
+        if told:
+            self._write([encode(values) for values in told])
         else:
             self._file.touch()
+        if last is not None or any(values["kind"] == "event" for values in told):
+            self._file.hasten()
 
     def _values(self, note: Note) -> Iterator[Values]:
         """Yield what is to be written of an execution."""

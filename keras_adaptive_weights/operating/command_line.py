@@ -15,6 +15,7 @@ from typing import Any
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.printable import bounded, printable
 from keras_adaptive_weights.journal.index import JournalIndex
+from keras_adaptive_weights.journal.places import place
 from keras_adaptive_weights.journal.reader import read_journal
 from keras_adaptive_weights.operating.control import ACTIONS, Switch
 from keras_adaptive_weights.operating.text import Style, change_of, print_json, say, status_lines, what_if_lines
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, run: Any, text: str, folder: str = "RUN_DIR", default: str = "all") -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=_EPILOG)
         what = "the run's log dir" if folder == "RUN_DIR" else "the journal.jsonl of a run, or the run's log dir"
+        what += "" if run is _switch else ", or its URL"
         command.add_argument("path", metavar=folder, help=what)
         command.add_argument("--json", action="store_true", help="print JSON for machines")
         command.add_argument("--term", metavar="NAME", help=f"the loss term whose weight is meant (default: {default})")
@@ -192,7 +194,7 @@ def _switch(options: argparse.Namespace) -> int:
     terms = index.terms if options.term is None else [options.term]
     known = {term: len(index.of(term).events) for term in terms}
     note = bounded(f"asked for by {options.by or _user_and_host()}: {options.reason}")
-    switch = Switch(Path(index.path).parent, index.headers[-1]["run"])
+    switch = Switch(place(index.path, "Switch").parent, index.headers[-1]["run"])
     taken = switch.ask(options.action, note, term=options.term, timeout=options.timeout)
     events = _wait_for_events(index, known, note) if taken else {}
     refused = [event for event in events.values() if event["action"] != options.action]

@@ -7,6 +7,9 @@ and when it expires, so that no process acts on what was asked of another one, o
     {"format": 1, "run": "...", "requests": [{"id": "...", "action": "disable", "note": "...", "expires": 1.7e9}]}
     {"format": 1, "run": "...", "taken": ["..."]}
 
+Both processes must see the folder as one of their own file system: a store is not asked every second, and a run whose
+`log_dir` is a URL is switched from its own process only.
+
 Anybody may have put anything in their place. What is no small regular file of this format is left alone, with a
 warning, and so is a request that is not understood; those beside it are carried out.
 """
@@ -26,6 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from keras_adaptive_weights.deciding.printable import bounded, printable
+from keras_adaptive_weights.journal.places import local_folder
 from keras_adaptive_weights.journal.regular_files import parse_json, read_regular
 
 FORMAT = 1
@@ -38,6 +42,10 @@ _MOST_REQUESTS = 32
 _LONGEST_ID = 64
 _LATEST = 1e11  # seconds since the epoch: the year 5138
 _MOST_WARNINGS = 5
+_IN_A_STORE = (
+    "The switch needs a file system that the process that trains sees, too. Call `callback.emergency_disable(...)`, "
+    "`enable` or `rollback` in that process, or give its callback a `log_dir` that is a folder."
+)
 _logger = logging.getLogger("keras_adaptive_weights")
 
 
@@ -147,10 +155,13 @@ class Switch:
     """The operator's side: ask, wait, withdraw.
 
     Args:
-        folder: The folder of the journal, where the control file goes.
+        folder: The folder of the journal, where the control file goes; both processes see it.
         run: Id of the run that is meant, from the journal's header.
         clock: Seconds since the epoch; for tests.
         sleep: Waits for so many seconds; for tests.
+
+    Raises:
+        ValueError: The folder is in a store.
     """
 
     def __init__(
@@ -161,7 +172,7 @@ class Switch:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._path = Path(folder) / CONTROL
+        self._path = local_folder(folder, "Switch", "folder", _IN_A_STORE) / CONTROL
         self._run = run
         self._clock = clock
         self._sleep = sleep

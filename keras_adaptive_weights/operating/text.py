@@ -53,10 +53,12 @@ def print_json(values: dict[str, Any]) -> None:
 def status_lines(report: Report, style: Style) -> list[str]:
     """Return what `status` prints."""
     color = {"alive": style.good, "silent": style.bad}.get(report.process, "")
+    age = report.age or 0.0
     said = {
-        "alive": f"training, last sign of life {report.age:.0f} s ago",
-        "ended": f"ended {duration(report.age)} ago",
-        "silent": f"no sign of life for {duration(report.age)}: killed or stuck",
+        "alive": f"training, last sign of life {age:.0f} s ago",
+        "ended": "ended" if report.age is None else f"ended {duration(age)} ago",
+        "silent": f"no sign of life for {duration(age)}: killed or stuck",
+        "": "not known: the store does not say when it was written to",
     }
     enabled = f"{style.good}enabled" if report.enabled else f"{style.bad}disabled"
     lines = [

@@ -5,6 +5,8 @@ so what a killed run wrote after its restore point is the end of one. It is move
 follows goes to a new file: whoever reads the old one at that moment is past its end. The copy is an event file itself;
 its name lacks the "tfevents" by which TensorBoard would find it. A last record that was cut short goes the same way.
 
+In a store a file is never gone on in after it was closed: each `fit` begins another.
+
 TensorBoard reads the files of a folder in the order of their names, which begin with a time in seconds. A new file's is
 that of now or, where there is one as new, the second after it: so nobody waits for a second to pass.
 """
@@ -26,9 +28,11 @@ from tensorboard.compat.proto.event_pb2 import Event, SourceMetadata
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from keras_adaptive_weights.journal.appended_file import AppendedFile
+from keras_adaptive_weights.journal.appended_file import Appended, AppendedFile
 from keras_adaptive_weights.journal.continuation import move_aside
+from keras_adaptive_weights.journal.places import Place, found
 from keras_adaptive_weights.journal.regular_files import open_regular
+from keras_adaptive_weights.recording.stored_events import StoredEvents
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -48,7 +52,7 @@ class Kept(NamedTuple):
 
     tags: frozenset[str] = frozenset()
     tags_at_step: frozenset[str] = frozenset()
-    file: Path | None = None
+    file: Place | None = None
 
 
 class _Left(NamedTuple):
@@ -59,7 +63,7 @@ class _Left(NamedTuple):
     kept: Kept
 
 
-_left: dict[Path, _Left] = {}
+_left: dict[Place, _Left] = {}
 
 
 class EventFile:
@@ -78,21 +82,23 @@ class EventFile:
         OSError: A file cannot be read or written.
     """
 
-    def __init__(self, folder: Path, step: int | None) -> None:
+    def __init__(self, folder: Place, step: int | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder.resolve()
         kept = Kept() if step is None else _as_it_was_left(self._folder, step) or _take_back(self._folder, step)
         self.tags = set(kept.tags)
         self._step, self._tags_at_step = step or 0, set(kept.tags_at_step)
-        self._file = AppendedFile(kept.file or self._folder / _later_name(self._folder))
+        goes_on = kept.file if isinstance(kept.file, Path) else None
+        self._file = _appended(goes_on or self._folder / _later_name(self._folder))
         self._waiting = bytearray()
         self._records = RecordWriter(self)
         try:
-            if kept.file is None:
+            if goes_on is None:
                 about = SourceMetadata(writer="keras_adaptive_weights")
                 first = Event(wall_time=time.time(), file_version="brain.Event:2", source_metadata=about)
                 self._records.write(first.SerializeToString())
                 self.flush_records()
+                self._file.flush()
         except BaseException:
             self._file.close()
             raise
@@ -136,7 +142,12 @@ class EventFile:
         self._file.close()
 
 
-def _as_it_was_left(folder: Path, step: int) -> Kept | None:
+def _appended(path: Place) -> Appended:
+    """Return an event file to append to."""
+    return AppendedFile(path) if isinstance(path, Path) else StoredEvents(path, _later_name)
+
+
+def _as_it_was_left(folder: Place, step: int) -> Kept | None:
     """Return what the folder holds if this process wrote to it last, and nothing of later steps; otherwise None."""
     left = _left.get(folder)
     if left is None or left.step > step or _paths(folder)[-1:] != [left.kept.file]:
@@ -147,7 +158,7 @@ def _as_it_was_left(folder: Path, step: int) -> Kept | None:
     return None
 
 
-def _take_back(folder: Path, step: int) -> Kept:
+def _take_back(folder: Place, step: int) -> Kept:
     """Move what the event files of a folder hold of steps after `step` aside."""
     tags: set[str] = set()
     at_step: set[str] = set()
@@ -173,12 +184,12 @@ def _take_back(folder: Path, step: int) -> Kept:
     return Kept(frozenset(tags), frozenset(at_step), newest if whole else None)
 
 
-def _paths(folder: Path) -> list[Path]:
+def _paths(folder: Place) -> list[Place]:
     """Return the event files of a folder in the order in which TensorBoard reads them."""
-    return sorted(path for path in folder.glob(f"*{_MARK}*") if path.is_file())
+    return [path for path in found(folder, f"*{_MARK}*") if path.is_file()]
 
 
-def _later_name(folder: Path) -> str:
+def _later_name(folder: Place) -> str:
     """Return a name for an event file that sorts after those that are there."""
     times = [path.name.partition(f"{_MARK}.")[2][:_TIME_DIGITS] for path in _paths(folder)]
     newest = max((int(digits) for digits in times if digits.isdecimal()), default=0)
@@ -214,9 +225,9 @@ def _records(file: BinaryIO) -> Iterator[_Record]:
         yield _Record(event, end)
 
 
-def _move_aside(path: Path, step: int, first: int, keep: int) -> None:
+def _move_aside(path: Place, step: int, first: int, keep: int) -> None:
     """Move what follows byte `keep` aside; the first record, which names the file's version, begins the copy too."""
-    file = AppendedFile(path)
+    file = _appended(path)
     try:
         name = f"{path.name.replace(_MARK, 'events')}-after-step-{step}"
         to = move_aside(file, keep, name, ".events", file.read(0, first) if first else b"")

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import math
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 from keras_adaptive_weights.deciding.decision import Action
 from keras_adaptive_weights.deciding.printable import printable
 from keras_adaptive_weights.journal.continuation import ABANDONED, decision_of
 from keras_adaptive_weights.journal.lines import MOST_LINE_BYTES, read_line
+from keras_adaptive_weights.journal.places import Place, found
 from keras_adaptive_weights.journal.regular_files import lines_of, open_regular
 
 AGAIN = " (again: the run was resumed from before it)"
@@ -29,7 +29,7 @@ class LostDisable(NamedTuple):
     note: str
 
 
-def lost_disables(path: Path, step: int) -> dict[str, LostDisable]:
+def lost_disables(path: Place, step: int) -> dict[str, LostDisable]:
     """Return the operator's last word on each term, where that was to disable and came after the restore point.
 
     Each is logged, too.
@@ -38,8 +38,14 @@ def lost_disables(path: Path, step: int) -> dict[str, LostDisable]:
         path: The journal, whose lost lines were moved aside already.
         step: Step that the run goes on from.
     """
-    abandoned = sorted((path.parent / ABANDONED).glob(f"*{path.suffix}"))
+    try:
+        abandoned = found(path.parent / ABANDONED, f"*{path.suffix}")
+    except OSError as error:
+        _leave_out(path.parent / ABANDONED, error)
+        return {}
     lost = {word.term: word for word in sorted((word for file in abandoned for word in _words(file)), key=_time)}
+    if not lost:
+        return {}
     said = {word.term: word.time for word in sorted(_words(path), key=_time)}
     disables = {}
     for term, word in lost.items():
@@ -71,18 +77,22 @@ def _time(word: _Word) -> float:
     return word.time
 
 
-def _words(path: Path) -> tuple[_Word, ...]:
+def _words(path: Place) -> tuple[_Word, ...]:
     """Return what was disabled and enabled by hand in a journal; what cannot be read is logged."""
     try:
         status = path.stat()
         return _words_of(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
-        _logger.warning("%s is left out: %s", printable(path), printable(error))
+        _leave_out(path, error)
         return ()
 
 
+def _leave_out(path: Place, error: OSError) -> None:
+    _logger.warning("%s is left out: %s", printable(path), printable(error))
+
+
 @lru_cache(maxsize=64)
-def _words_of(path: Path, size: int, changed: int) -> tuple[_Word, ...]:
+def _words_of(path: Place, size: int, changed: int) -> tuple[_Word, ...]:
     """The same, of a file as it was at a time: the next `fit` need not read it again."""
     del size, changed
     words, unreadable, header = [], 0, None

@@ -7,12 +7,12 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Protocol
 
 from keras_adaptive_weights.deciding.decision import Decision
 from keras_adaptive_weights.deciding.joint import JointDecision, JointObservation
 from keras_adaptive_weights.journal.header import Header
+from keras_adaptive_weights.journal.places import place
 from keras_adaptive_weights.journal.writer import JournalWriter
 from keras_adaptive_weights.recording.lost_disable import LostDisable, lost_disables
 from keras_adaptive_weights.recording.run_folder import JOURNAL
@@ -43,7 +43,7 @@ def open_record(folder: str | os.PathLike[str], header: Header, *, update_freq: 
     Raises:
         ValueError: The folder holds the record of another run, or another process writes to it.
     """
-    journal = Path(folder) / JOURNAL
+    journal = place(folder, "open_record", "folder") / JOURNAL
     record = RunRecord(
         folder,
         [
@@ -72,7 +72,7 @@ class RunRecord:
     """
 
     def __init__(self, folder: str | os.PathLike[str], openers: Sequence[Callable[[], Writer]]) -> None:
-        self._folder = Path(folder)
+        self._folder = os.fspath(folder)
         self._writers: list[Writer] = []
         self._warned = False
         self.lost: dict[str, LostDisable] = {}
@@ -124,7 +124,7 @@ class RunRecord:
             return
         self._warned = True
         warnings.warn(
-            f"The record in {os.fspath(self._folder)!r} is incomplete {since}; training goes on, and decisions and "
+            f"The record in {self._folder!r} is incomplete {since}; training goes on, and decisions and "
             f"metrics are kept in memory. Free the disk or make the folder writable before the next fit. "
             f"{type(error).__name__}: {error}",
             RuntimeWarning,

@@ -8,12 +8,12 @@ TensorBoard keeps one record per tag and step, so each action has a text tag of 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
@@ -30,6 +30,7 @@ from keras_adaptive_weights.deciding.term_names import weight_name
 from keras_adaptive_weights.journal.appended_file import let_go, take_over
 from keras_adaptive_weights.journal.backlog import Backlog, Note
 from keras_adaptive_weights.journal.header import Header
+from keras_adaptive_weights.journal.places import place
 from keras_adaptive_weights.recording.event_files import EventFile
 
 _PREFIX = "adaptive_weights"
@@ -87,9 +88,13 @@ class TensorBoardObserver:
         self._update_freq = update_freq
         self._written: int | None = None
         self._described: dict[str, Summary.Value] = {}
-        self._key = Path(log_dir) / "events"
+        folder = place(log_dir, "TensorBoardObserver", "log_dir")
+        self._key = folder / "events"
         take_over(self._key, self)
-        self._events = EventFile(Path(log_dir), header.step)
+        with contextlib.ExitStack() as opened:
+            opened.callback(let_go, self._key, self)
+            self._events = EventFile(folder, header.step)
+            opened.pop_all()
         if not all(f"{_PREFIX}/{name}/weight" in self._events.tags for name in header.adaptive):
             self._events.add(header.step, time.time(), [_layout(header.adaptive)])
         self._backlog = Backlog(self._write_notes)

@@ -7,7 +7,6 @@ import html
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from keras_adaptive_weights.deciding.decision import Action
@@ -68,7 +67,8 @@ class Report:
         run: Id of the run.
         term: The loss term whose weight it is.
         terms: All terms, the adaptive ones first.
-        process: "alive", "ended" or "silent", and `age`: seconds since its last sign of life.
+        process: "alive", "ended" or "silent", and `age`: seconds since its last sign of life. "" and None: the store
+            that the journal is in does not say when it was written to.
         first: First step.
         last: Last step.
         weight: Weight in force after the last step; `base`, `lowest`, `highest` and `minimum`, `maximum` (its bounds)
@@ -92,7 +92,7 @@ class Report:
     run: str
     term: str
     process: str
-    age: float
+    age: float | None
     first: int
     last: int
     weight: float
@@ -143,7 +143,7 @@ def make_report(path: str | os.PathLike[str], term: str | None = None) -> Report
     header, weights = last_header(index), _weights(index)
     events = index.events if term is not None else index.all_events
     config = header["config"]
-    process, age = liveliness(Path(index.path), ended=index.ended)
+    process, age = liveliness(index.path, ended=index.ended)
     return Report(
         journal=index.path,
         run=header["run"],
@@ -317,7 +317,8 @@ def _moves_heading(report: Report) -> str:
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:
-    states = {"alive": "training", "ended": "ended", "silent": f"silent for {duration(report.age)}: killed or stuck"}
+    silent = f"silent for {duration(report.age or 0.0)}: killed or stuck"
+    states = {"alive": "training", "ended": "ended", "silent": silent, "": "not known: the store tells no times"}
     skipped = f"{report.skipped:,}" + (f", {report.loss_scaling:,} of them loss scaling" if report.loss_scaling else "")
     facts = [
         ("journal", report.journal),

@@ -22,6 +22,7 @@ from keras_adaptive_weights.deciding.printable import printable
 from keras_adaptive_weights.deciding.state import adaptive_weight_metrics, stability_metrics
 from keras_adaptive_weights.journal.continuation import owner_of
 from keras_adaptive_weights.journal.header import Header, TermStart
+from keras_adaptive_weights.journal.places import Place, place
 from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
 from keras_adaptive_weights.losses.controlled import in_order
 from keras_adaptive_weights.operating.control import CONTROL, ControlFile
@@ -44,13 +45,15 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         term: Name of the only term whose weight is to move; the others stay where they are. `None`: all adaptive ones.
         log_dir: Folder of the run. `<log_dir>/adaptive_weights` gets a TensorBoard event file and `journal.jsonl`.
             `None`: nothing is written. A folder of another run is refused. One that cannot be written, and a disk that
-            is full, are warned about; training goes on.
+            is full, are warned about; training goes on. A URL, as `gs://bucket/run`, is written to through TensorFlow's
+            file layer, the journal in pieces, by threads that training never waits for: what a store does not hold when
+            the process is killed is at most the last 10 seconds. One that fails is tried again for ten minutes.
         update_freq: Steps between two records of the scalars in TensorBoard; events are always recorded.
         observers: Further objects with `observe(observations, decision)`; one that raises is left out with a warning.
         verbose: 0: silent. 1: one line per decision other than HOLD, beside Keras's progress bar, and one after each
             epoch in which steps were dampened or empty.
         remote_control: Whether `keras-adaptive-weights disable RUN_DIR` and its like reach this process: the folder is
-            looked at once a second at most.
+            looked at once a second at most. It needs a file system that both processes see, so not a URL.
         max_consecutive_skips: Skipped steps in a row after which training stops with `TrainingStopped`. Steps that only
             loss scaling skipped are routine and count from the 41st in a row on. `None`: never.
         recovery: When and how the model goes back to its last good snapshot. `None`: never.
@@ -70,8 +73,9 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
 
     Raises:
         TypeError: An argument of the wrong type.
-        ValueError: An argument outside its bounds; at the start of `fit`: a model without the mixin, a loss without the
-            term or without any adaptive weight, a log dir of another run, two callbacks.
+        ValueError: An argument outside its bounds, or a URL that TensorFlow has no file system for; at the start of
+            `fit`: a model without the mixin, a loss without the term or without any adaptive weight, a log dir of
+            another run, two callbacks.
         TrainingStopped: From `fit`, see `max_consecutive_skips`.
 
     Example:
@@ -126,7 +130,7 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
                 f"first. Received: max_consecutive_skips={max_consecutive_skips!r}, after={recovery.after!r}."
             )
         self.term = term
-        self.log_dir = None if log_dir is None else Path(log_dir)
+        self.log_dir = None if log_dir is None else place(log_dir, owner, "log_dir")
         self.update_freq = update_freq
         self.max_consecutive_skips = max_consecutive_skips
         self.recovery = recovery
@@ -300,7 +304,8 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
             header = self._header(owner_of(folder / JOURNAL))
             self._record = open_record(folder, header, update_freq=self.update_freq)
             observers.insert(0, _ByHand(self._record))
-            self._control = ControlFile(folder / CONTROL, header.run) if self.remote_control else None
+            if self.remote_control and isinstance(folder, Path):  # a store is not asked every second
+                self._control = ControlFile(folder / CONTROL, header.run)
         for decider in self._deciding.values():
             for observer in observers:
                 self._attached.append((decider, observer))
@@ -401,7 +406,7 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
                 self._ask("disable", note, term or None)
 
     @property
-    def _folder(self) -> Path | None:
+    def _folder(self) -> Place | None:
         """Where this process keeps the record, if it does."""
         if self.log_dir is None or not is_chief(self.model.distribute_strategy):
             return None

@@ -12,6 +12,8 @@ from typing import Any
 
 import keras
 
+from keras_adaptive_weights.journal.places import is_url
+
 _PLACES = {"ModelCheckpoint": "filepath", "BackupAndRestore": "backup_dir", "OrbaxCheckpoint": "directory"}
 
 
@@ -39,14 +41,16 @@ def last_checkpoint(callbacks: Sequence[Any], *, before: float) -> str:
     found = {}
     places = dict(_places(callbacks))
     for place, owner in places.items():
-        for file in _files(place):
+        for file in () if is_url(place) else _files(place):
             written = file.stat().st_mtime
             if written < before:
                 found[written] = f"{owner} {os.fspath(file)!r}"
     if found:
         return f"last checkpoint from before the trouble: {found[max(found)]}"
+    names = ", ".join(f"{owner} {place!r}" for place, owner in places.items())
+    if any(map(is_url, places)):
+        return f"the checkpoints in a store were not looked at ({names})"
     if places:
-        names = ", ".join(f"{owner} {place!r}" for place, owner in places.items())
         return f"no checkpoint was written before the trouble began ({names})"
     return "no checkpoint callback is in use (add keras.callbacks.ModelCheckpoint or BackupAndRestore)"
 

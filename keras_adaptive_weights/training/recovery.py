@@ -16,6 +16,7 @@ import keras
 from keras_adaptive_weights.deciding.config import check_number
 from keras_adaptive_weights.deciding.decision import Observation, Reason
 from keras_adaptive_weights.deciding.health import CALM_STEPS, Health, feed, recovered
+from keras_adaptive_weights.journal.places import local_folder
 from keras_adaptive_weights.runtime.distribution import on_any_worker
 from keras_adaptive_weights.training.checkpoints import last_checkpoint
 from keras_adaptive_weights.training.snapshots import Snapshot, all_finite, has_schedule, make_store
@@ -62,9 +63,9 @@ class ModelRecovery:
         learning_rate_factor: Factor on the learning rate at each recovery, in (0, 1]. 1.0: unchanged. A learning rate
             schedule cannot be changed.
         max_recoveries: Recoveries in one `fit`; after them a run of skipped steps ends in `TrainingStopped`.
-        directory: Folder for snapshots as weights files, instead of host memory. With several workers each keeps and
-            restores its own in memory nevertheless, so that none is set apart by a disk, and the chief writes the
-            files for whoever starts again. `None`: in host memory only.
+        directory: Folder for snapshots as weights files, instead of host memory; no URL of a store. With several
+            workers each keeps and restores its own in memory nevertheless, so that none is set apart by a disk, and the
+            chief writes the files for whoever starts again. `None`: in host memory only.
 
     Raises:
         TypeError: An argument of the wrong type.
@@ -95,6 +96,8 @@ class ModelRecovery:
             raise TypeError(
                 f"{owner}: argument `directory` must be a path or None. Received: directory={self.directory!r}."
             )
+        if self.directory is not None:
+            local_folder(self.directory, owner, "directory", "Leave it out: snapshots are then kept in memory.")
 
 
 class Recovery(NamedTuple):

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from keras_adaptive_weights.journal.places import local_folder
 from keras_adaptive_weights.losses.composite import CompositeLoss
 from keras_adaptive_weights.runtime.distribution import is_chief, several_workers
 
@@ -79,7 +80,7 @@ class FileStore:
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self._directory = Path(directory)
+        self._directory = local_folder(directory, "FileStore", "directory", "Weights files are written there.")
 
     def save(self, model: Any, step: int) -> None:
         """Write the file, whole or not at all.

@@ -13,7 +13,6 @@ import pytest
 from dashboard_runs import MARKUP, RunMaker, eventful_run
 from werkzeug.test import Client
 
-from keras_adaptive_weights.showing.dashboard.files import TensorBoardFiles
 from keras_adaptive_weights.showing.dashboard.plugin import AdaptiveWeightsPlugin
 from keras_adaptive_weights.showing.dashboard.store import RunStore, parse_roots
 
@@ -71,35 +70,6 @@ def test_it_works_where_tensorflow_is_not_installed(logdir):
         [sys.executable, "-c", code, str(logdir)], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout == "['a', 'c', 'deep/b']\n"
-
-
-def test_the_stub_of_the_file_layer_reads_ranges(logdir, monkeypatch):
-    """What remote file systems are read with where TensorFlow is not installed."""
-    from tensorboard.compat.tensorflow_stub.io import gfile
-
-    monkeypatch.setattr("keras_adaptive_weights.showing.dashboard.files._gfile", lambda: gfile)
-    monkeypatch.setattr("keras_adaptive_weights.showing.dashboard.files._is_remote", lambda path: True)
-    path = logdir / "a" / "adaptive_weights" / "journal.jsonl"
-    files = TensorBoardFiles()
-    assert files.size(str(path)) == path.stat().st_size
-    assert files.read(str(path), 1000, 500) == path.read_bytes()[1000:1500]
-    assert files.age(str(path), 0.0) is None
-    with pytest.raises(OSError, match="nowhere"):
-        files.size(str(logdir / "nowhere"))
-    with pytest.raises(OSError, match="nowhere"):
-        files.read(str(logdir / "nowhere"), 0, 10)
-
-
-def test_tensorflows_file_layer_reads_ranges(logdir, monkeypatch):
-    tf = pytest.importorskip("tensorflow")
-    monkeypatch.setattr("keras_adaptive_weights.showing.dashboard.files._gfile", lambda: tf.io.gfile)
-    monkeypatch.setattr("keras_adaptive_weights.showing.dashboard.files._is_remote", lambda path: True)
-    path = logdir / "a" / "adaptive_weights" / "journal.jsonl"
-    files = TensorBoardFiles()
-    assert files.size(str(path)) == path.stat().st_size
-    assert files.read(str(path), 1000, 500) == path.read_bytes()[1000:1500]
-    with pytest.raises(OSError, match="nowhere"):
-        files.size(str(logdir / "nowhere"))
 
 
 def test_the_tab_is_active_only_where_there_is_a_journal(plugin, tmp_path):

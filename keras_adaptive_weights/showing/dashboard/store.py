@@ -15,7 +15,7 @@ from typing import Any
 from keras_adaptive_weights.deciding.printable import printable
 from keras_adaptive_weights.journal.index import JournalIndex
 from keras_adaptive_weights.recording.run_folder import liveliness
-from keras_adaptive_weights.showing.dashboard.files import TensorBoardFiles, find_journals
+from keras_adaptive_weights.showing.dashboard.files import find_journals
 from keras_adaptive_weights.showing.view import last_header
 
 UNEXPECTED = "the journal holds what this version does not expect"
@@ -40,7 +40,6 @@ class RunStore:
 
     Args:
         roots: Log directories by name.
-        files: How to read them.
         rescan_seconds: How old the list of runs may be.
         patience_seconds: How long to wait for a slow log directory before answering with what was known.
         clock: Seconds since the epoch; for tests.
@@ -49,14 +48,12 @@ class RunStore:
     def __init__(
         self,
         roots: Mapping[str, str],
-        files: TensorBoardFiles | None = None,
         *,
         rescan_seconds: float = 5.0,
         patience_seconds: float = 2.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._roots = dict(roots)
-        self._files = files or TensorBoardFiles()
         self._rescan_seconds = rescan_seconds
         self._patience_seconds = patience_seconds
         self._clock = clock
@@ -104,13 +101,11 @@ class RunStore:
             return {"run": name, "error": printable(f"{UNEXPECTED}: {error!r}")}
 
     def process(self, index: JournalIndex) -> tuple[str, float | None]:
-        """Return what is known of the process that writes a journal, see `liveliness`; "" and None for a remote one."""
-        if index.ended:
-            return "ended", self._files.age(index.path, self._clock())
+        """Return what is known of the process that writes a journal, see `liveliness`; "" where nothing is."""
         try:
-            return liveliness(Path(index.path), ended=False, clock=self._clock)
-        except OSError:  # on another machine
-            return "", None
+            return liveliness(index.path, ended=index.ended, clock=self._clock)
+        except OSError:  # it is gone
+            return "ended" if index.ended else "", None
 
     def _rescan(self) -> None:
         found: set[str] = set()
@@ -131,7 +126,7 @@ class RunStore:
         known = self._indices.get(name)
         if known is None or known.path != journal:
             with self._lock:
-                self._indices[name] = JournalIndex(journal, self._files)
+                self._indices[name] = JournalIndex(journal)
 
 
 def _about(index: JournalIndex) -> dict[str, Any]:

@@ -1,0 +1,172 @@
+"""What a store has still to take: kept at once, and put there by a thread, so that no training waits for a store.
+
+A store that fails is tried again, for ten minutes, while what comes meanwhile is kept in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+_logger = logging.getLogger("keras_adaptive_weights")
+OLDEST_SECONDS = 10.0
+_DUE_SECONDS = OLDEST_SECONDS - 2.0  # what was seen waits a second in a backlog, and one until the thread looks
+_TICK_SECONDS = 1.0
+_MOST_BYTES = 1 << 20
+_MOST_WAITING_BYTES = 1 << 26
+_LONGEST_PAUSE_SECONDS = 60.0
+_PATIENCE_SECONDS = 600.0
+_PATIENCE_AT_THE_END_SECONDS = 60.0
+
+
+class LostFileError(OSError):
+    """What was written is gone, or another process writes there: nothing that might pass."""
+
+
+class Outbox:
+    """Bytes on their way to a store: there after `OLDEST_SECONDS` at the latest, sooner where they are many.
+
+    Args:
+        put: Puts bytes into the store, after those that it was given before. Called by one thread at a time; what it
+            raised is tried again with the same bytes and those that have come since.
+        what: What they are of, for a message.
+        clock: Seconds; for tests.
+        sleep: Waits for so many seconds; for tests.
+    """
+
+    def __init__(
+        self,
+        put: Callable[[bytes], None],
+        what: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._put = put
+        self._what = what
+        self._clock = clock
+        self._sleep = sleep
+        self._waiting = bytearray()
+        self._since = self._failing_since = 0.0
+        self._failures = 0
+        self._again_at = -float("inf")
+        self._asked = self._closed = False
+        self._failure: Exception | None = None
+        self._lock, self._putting = threading.Lock(), threading.Lock()
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._tend_regularly, daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes are not in the store yet."""
+        return len(self._waiting)
+
+    def add(self, data: bytes) -> None:
+        """Take bytes; never waits for the store.
+
+        Raises:
+            OSError: The store was given up.
+        """
+        if self._failure is not None:
+            raise self._failure
+        with self._lock:
+            if not self._waiting:
+                self._since = self._clock()
+            self._waiting += data
+        if len(self._waiting) >= _MOST_BYTES:
+            self._wake.set()
+
+    def hasten(self) -> None:
+        """Have what waits put there as soon as possible; does not wait for it."""
+        self._asked = True
+        self._wake.set()
+
+    def flush(self) -> None:
+        """Have what waits put there, and wait for it. Where that fails, nothing is ever put there again.
+
+        Raises:
+            Exception: What `put` raises.
+        """
+        try:
+            with self._putting:
+                self._put_all()
+        except BaseException:
+            self._closed = True
+            raise
+
+    def tend(self) -> None:
+        """Put there what is due; what fails is tried again later. Called by the thread, every second or sooner."""
+        with self._putting:
+            if self._failure is not None or not self._due(self._clock()):
+                return
+            self._asked = False
+            try:
+                self._put_all()
+            except Exception as error:  # noqa: BLE001 - raised by the next `add`, if it does not pass
+                self._put_off(error)
+
+    def close(self) -> None:
+        """Have everything put there and end the thread; tries for a minute. Harmless if called twice.
+
+        Raises:
+            Exception: What `put` raised last, or an earlier failure.
+        """
+        if self._closed:
+            return None
+        self._closed = True
+        end = self._clock() + _PATIENCE_AT_THE_END_SECONDS
+        self._wake.set()
+        self._thread.join(_PATIENCE_AT_THE_END_SECONDS)
+        if self._thread.is_alive():
+            raise TimeoutError(f"{self._what} is still being stored; {self.waiting} bytes of it may be missing.")
+        while self._failure is None:
+            try:
+                with self._putting:
+                    return self._put_all()
+            except LostFileError:
+                raise
+            except Exception:
+                if self._clock() >= end:
+                    raise
+                self._sleep(_TICK_SECONDS)
+        raise self._failure
+
+    def _due(self, now: float) -> bool:
+        if not self._waiting or now < self._again_at:
+            return False
+        return self._asked or now - self._since >= _DUE_SECONDS or len(self._waiting) >= _MOST_BYTES
+
+    def _put_all(self) -> None:
+        with self._lock:
+            begun, data = self._clock(), bytes(self._waiting)
+        if not data:
+            return
+        self._put(data)
+        with self._lock:
+            del self._waiting[: len(data)]
+            self._since = begun
+        if self._failures:
+            _logger.warning("%s is stored again.", self._what)
+        self._failures, self._again_at = 0, -float("inf")
+
+    def _put_off(self, error: Exception) -> None:
+        """Try again later, later each time; after ten minutes, or where it is no use, never."""
+        now = self._clock()
+        if not self._failures:
+            self._failing_since = now
+            _logger.warning("%s cannot be stored, and is kept in memory until it can: %s", self._what, error)
+        given_up = now - self._failing_since >= _PATIENCE_SECONDS or len(self._waiting) > _MOST_WAITING_BYTES
+        if isinstance(error, LostFileError) or given_up:
+            self._failure = error
+        self._again_at = now + min(_LONGEST_PAUSE_SECONDS, 2.0**self._failures)
+        self._failures += 1
+
+    def _tend_regularly(self) -> None:
+        while not self._closed and self._failure is None:
+            self._wake.wait(_TICK_SECONDS)
+            self._wake.clear()
+            if not self._closed:
+                self.tend()
