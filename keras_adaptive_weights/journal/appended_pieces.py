@@ -49,7 +49,6 @@ class AppendedPieces:
         self._stored = pieces[-1].end if pieces else 0
         self._small: list[Piece] = []
         self._of_small = b""
-        self._remove(self._doubtful)
         self._outbox = Outbox(self._put, f"The file {str(path)!r}", clock=clock, sleep=sleep)
 
     @property
@@ -143,5 +142,6 @@ class AppendedPieces:
         names = {piece.name for piece in all_pieces(str(self.path))}
         if names - set(self._there) - self._doubtful:
             raise LostFileError(f"{str(self.path)!r} is being written by another process, too.")
-        if set(self._there) - names:
+        missing = set(self._there) - names  # from the list: some stores are late with it
+        if any(not (self.path.parent / name).is_file() for name in missing):
             raise LostFileError(f"{str(self.path)!r} was deleted or replaced while it was written.")

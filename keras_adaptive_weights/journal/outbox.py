@@ -68,7 +68,7 @@ class Outbox:
         """Take bytes; never waits for the store.
 
         Raises:
-            OSError: The store was given up.
+            OSError: The store was given up, which failed for ten minutes or has 64 MiB still to take.
         """
         if self._failure is not None:
             raise self._failure
@@ -76,6 +76,8 @@ class Outbox:
             if not self._waiting:
                 self._since = self._clock()
             self._waiting += data
+        if len(self._waiting) > _MOST_WAITING_BYTES:
+            self._failure = OSError(f"{self._what} cannot be stored as fast as it grows.")
         if len(self._waiting) >= _MOST_BYTES:
             self._wake.set()
 
@@ -158,8 +160,7 @@ class Outbox:
         if not self._failures:
             self._failing_since = now
             _logger.warning("%s cannot be stored, and is kept in memory until it can: %s", self._what, error)
-        given_up = now - self._failing_since >= _PATIENCE_SECONDS or len(self._waiting) > _MOST_WAITING_BYTES
-        if isinstance(error, LostFileError) or given_up:
+        if isinstance(error, LostFileError) or now - self._failing_since >= _PATIENCE_SECONDS:
             self._failure = error
         self._again_at = now + min(_LONGEST_PAUSE_SECONDS, 2.0**self._failures)
         self._failures += 1

@@ -20,6 +20,7 @@ from keras_adaptive_weights.journal.stores import store
 
 _NAME = re.compile(r"\.(\d{15})-(\d{15})-([0-9a-f]{8})$")
 _KEPT_PIECES = 4
+_LARGEST_BYTES = 1 << 28
 _LONGEST_GAP_LINE = 1 << 16
 
 
@@ -59,6 +60,8 @@ def all_pieces(path: str) -> list[Piece]:
 def pieces_in_force(path: str) -> list[Piece]:
     """Return the pieces that make up a file, in their order, with those that are missing in between.
 
+    Where more is missing than a piece can be, the file ends.
+
     Raises:
         FileNotFoundError: There is none.
     """
@@ -73,6 +76,8 @@ def pieces_in_force(path: str) -> list[Piece]:
         replaces = number + 1 < len(found) and found[number + 1].begin < piece.end
         if replaces and _written(f"{folder}/{piece.name}") < piece.size:
             continue  # those that it was to replace are still there
+        if piece.begin > reached + _LARGEST_BYTES:
+            break
         if piece.begin > reached:
             taken.append(Piece(reached, piece.begin, ""))
         taken.append(piece)
@@ -133,15 +138,13 @@ class PiecedFile:
         """Return bytes of a piece; of one that is written whole at once, all of it is kept for a while."""
         if piece.name == self._file:
             return store().read(self._path, begin, end - begin)
-        if not piece.name:
-            return _gap(piece.size)[begin:end]
         content = self._contents.get(piece.name, b"")
-        if len(content) < piece.size:
+        if len(content) < piece.size and piece.name:
             content = store().read(f"{self._folder}/{piece.name}", 0, piece.size)
-            if len(content) < piece.size and not last:
-                content += _gap(piece.size - len(content))
             self._keep(piece.name, content)
-        return content[begin:end]
+        have = len(content)
+        missing = b"" if last else _gap(max(0, begin - have), end - have, piece.size - have)
+        return content[begin:end] + missing
 
     def _keep(self, name: str, content: bytes) -> None:
         self._contents[name] = content
@@ -151,8 +154,10 @@ class PiecedFile:
 
 
 def _read_name(name: str, file: str) -> Piece | None:
-    match = _NAME.fullmatch(name, len(file)) if name.startswith(file) else None
-    return Piece(int(match[1]), int(match[2]), name) if match and int(match[1]) < int(match[2]) else None
+    if (match := _NAME.fullmatch(name, len(file)) if name.startswith(file) else None) is None:
+        return None
+    piece = Piece(int(match[1]), int(match[2]), name)
+    return piece if 0 < piece.size <= _LARGEST_BYTES else None
 
 
 def _written(path: str) -> int:
@@ -163,8 +168,10 @@ def _written(path: str) -> int:
         return 0
 
 
-def _gap(length: int) -> bytes:
-    """Return so many bytes of lines that nobody can read."""
-    line = b"\0" * (_LONGEST_GAP_LINE - 1) + b"\n"
-    whole, rest = divmod(length, _LONGEST_GAP_LINE)
-    return line * whole + (b"\0" * (rest - 1) + b"\n" if rest else b"")
+def _gap(begin: int, end: int, length: int) -> bytes:
+    """Return the bytes from `begin` to `end` of so many that are missing: lines that nobody can read."""
+    data = bytearray(max(0, end - begin))
+    for newline in [*range(_LONGEST_GAP_LINE - 1, length, _LONGEST_GAP_LINE), length - 1]:
+        if begin <= newline < end:
+            data[newline - begin] = ord("\n")
+    return bytes(data)

@@ -107,7 +107,7 @@ class Url(os.PathLike[str]):
             FileNotFoundError: There is no such file.
         """
         pieces = pieces_in_force(self._text)
-        return Status(pieces[-1].end, store().about(f"{self.parent}/{pieces[-1].name}").changed_ns)
+        return Status(pieces[-1].end, store().about(os.fspath(self.parent / pieces[-1].name)).changed_ns)
 
     def glob(self, pattern: str) -> Iterator[Url]:
         """Yield the files and folders in it whose names are of the pattern, of several parts where it has slashes."""

@@ -98,7 +98,6 @@ class EventFile:
                 first = Event(wall_time=time.time(), file_version="brain.Event:2", source_metadata=about)
                 self._records.write(first.SerializeToString())
                 self.flush_records()
-                self._file.flush()
         except BaseException:
             self._file.close()
             raise
@@ -136,6 +135,8 @@ class EventFile:
 
     def close(self) -> None:
         """Close the file, and remember how it was left."""
+        if isinstance(self._file, StoredEvents):
+            self._file.close()  # which stores the rest of it
         with contextlib.suppress(OSError):
             kept = Kept(frozenset(self.tags), frozenset(self._tags_at_step), self._file.path)
             _left[self._folder] = _Left(self._file.size, self._step, kept)

@@ -80,17 +80,17 @@ def test_what_is_in_a_folder_of_a_store_is_found_by_pattern(store):
 
 
 def test_a_file_in_a_store_is_read_and_sought_as_any_other(store):
-    store.write("fake://f", bytes(range(256)) * 4096)
-    store.write("fake://f.000000001048576-000000001048579-0123abcd", b"end")
-    with Url("fake://f").open_to_read() as file:
+    store.write("fake://b/f", bytes(range(256)) * 4096)
+    store.write("fake://b/f.000000001048576-000000001048579-0123abcd", b"end")
+    with Url("fake://b/f").open_to_read() as file:
         assert file.seek(0, io.SEEK_END) == (1 << 20) + 3
         file.seek(-5, io.SEEK_CUR)
         assert (file.read(2), file.read(), file.tell()) == (b"\xfe\xff", b"end", (1 << 20) + 3)
         file.seek(255)
         assert file.read(3) == b"\xff\x00\x01"
-    assert Url("fake://f").stat().st_size == (1 << 20) + 3
+    assert Url("fake://b/f").stat().st_size == (1 << 20) + 3
     with pytest.raises(FileNotFoundError):
-        Url("fake://g").open_to_read()
+        Url("fake://b/g").open_to_read()
 
 
 @pytest.mark.parametrize("read", [kaw.read_journal, kaw.replay], ids=lambda read: read.__name__)

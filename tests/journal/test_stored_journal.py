@@ -86,8 +86,20 @@ def test_a_resumed_run_goes_on_after_the_last_whole_piece(whole, store, tmp_path
     assert kaw.read_journal(JOURNAL).problems == []
 
 
-@pytest.mark.parametrize("cut", ["write", "remove"])
-def test_a_kill_while_a_resumed_run_takes_lines_back_leaves_them_in_both_places(cut, store, monkeypatch):
+def test_what_is_taken_back_twice_is_kept_twice(store):
+    maker = RunMaker(None, path=JOURNAL).observe(10)
+    state = maker.state
+    for _ in range(2):
+        maker.observe(5).resume(state)
+    maker.close()
+    abandoned = store.names(str(FOLDER / "abandoned"))
+    assert abandoned == ["journal-run-a-after-step-10-2.jsonl", "journal-run-a-after-step-10.jsonl"]
+    assert all(steps_in(FOLDER / "abandoned" / name) == list(range(11, 16)) for name in abandoned)
+    assert steps_in(JOURNAL) == list(range(1, 11))
+
+
+@pytest.mark.parametrize(("what", "number"), [("write", 2), ("remove", 1), ("remove", 2)])
+def test_a_kill_while_a_resumed_run_takes_lines_back_leaves_them_in_both_places(what, number, store, monkeypatch):
     maker = RunMaker(None, path=JOURNAL).observe(100)
     state = maker.state
     maker.observe(60).flush()
@@ -95,13 +107,16 @@ def test_a_kill_while_a_resumed_run_takes_lines_back_leaves_them_in_both_places(
     maker.observe(60).close()
     before = content(store)
 
+    asked = []
+
     def killed(*args):
-        if args[0] != str(FOLDER / "abandoned" / "journal-run-a-after-step-100.jsonl"):
+        asked.append(args[0])
+        if len(asked) == number:
             raise KeyboardInterrupt
-        return FakeStore.write(store, *args)
+        return getattr(FakeStore, what)(store, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, cut, killed)
+        patch.setattr(store, what, killed)
         with pytest.raises(KeyboardInterrupt):
             maker.resume(state)
     assert before.startswith(content(store))
@@ -255,6 +270,37 @@ def test_an_index_follows_while_pieces_come_and_are_replaced(store):
     maker.close()
 
 
+def test_an_index_follows_a_resumed_run(store):
+    maker, index = RunMaker(None, path=JOURNAL).observe(40), JournalIndex(JOURNAL)
+    state = maker.state
+    maker.observe(30).flush()._writer._file.flush()
+    index.refresh()
+    assert index.spans[-1].last == 70
+    maker.resume(state).observe(5).close()
+    index.refresh()
+    assert (index.spans[-1].last, index.generation, index.problems, index.ended) == (45, 1, 0, True)
+
+
+@pytest.mark.parametrize("begin", [4, 10**14])
+def test_an_object_that_claims_to_be_endless_or_far_away_is_none_of_the_file(begin, store):
+    put(store, 0, b"a\nb\n")
+    put(store, begin, b"c\n", claimed=10**14 if begin == 4 else None)
+    put(store, 4, b"d\n")
+    assert content(store) == b"a\nb\nd\n"
+
+
+def test_what_is_missing_reads_as_lines_that_nobody_can_read(store):
+    put(store, 0, b"a\n"), put(store, 200_000, b"b\n")
+    file = PiecedFile(str(JOURNAL))
+    assert file.size() == 200_002
+    whole = file.read(0, 200_002)
+    assert whole == b"".join(file.read(at, 1000) for at in range(0, 200_002, 1000))
+    lines = whole.splitlines(keepends=True)
+    assert (lines[0], lines[-1], len(lines)) == (b"a\n", b"b\n", 6)
+    assert {line.strip(b"\0") for line in lines[1:-1]} == {b"\n"}
+    assert max(map(len, lines)) <= 1 << 16
+
+
 def test_a_reader_asks_again_for_what_was_replaced_between_two_questions(store):
     put(store, 0, b"a\n"), put(store, 2, b"b\n")
     file = PiecedFile(str(JOURNAL))
@@ -314,6 +360,26 @@ def test_a_store_that_never_answers_again_is_given_up_after_ten_minutes(store):
     with pytest.raises(OSError, match="no space left"):
         write_on()
     assert 600.0 <= clock.now <= 680.0
+
+
+def test_a_store_that_is_too_slow_is_given_up_at_64_mebibytes(store, monkeypatch):
+    monkeypatch.setattr("keras_adaptive_weights.journal.outbox._MOST_WAITING_BYTES", 1000)
+    file, _ = step_file()
+    file.write("x" * 1001)
+    with pytest.raises(OSError, match="cannot be stored as fast as it grows"):
+        file.write("x")
+
+
+def test_a_store_that_lists_late_is_believed_when_it_is_asked(store, monkeypatch):
+    file, _ = step_file()
+    file.write("one\n")
+    file.flush()
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "names", lambda folder: [])
+        file.write("two\n")
+        file.flush()
+    file.close()
+    assert content(store) == b"one\ntwo\n"
 
 
 def test_at_the_end_it_is_tried_for_a_minute(store):

@@ -15,7 +15,7 @@ from keras_adaptive_weights.deciding.joint import JointObservation
 from keras_adaptive_weights.deciding.state import initial_state
 from keras_adaptive_weights.journal.header import Header
 from keras_adaptive_weights.journal.places import Url
-from keras_adaptive_weights.recording import stored_events
+from keras_adaptive_weights.recording import event_files, stored_events
 from keras_adaptive_weights.recording.record import open_record
 from keras_adaptive_weights.recording.run_folder import find_journal, liveliness
 
@@ -81,6 +81,7 @@ def test_a_resumed_run_writes_no_step_twice_and_none_that_goes_back(remembered, 
     record = record_from()
     observe(record, 1, 30)
     record.close()
+    assert event_files._as_it_was_left(FOLDER, 30) is not None
     if not remembered:
         monkeypatch.setattr("keras_adaptive_weights.recording.event_files._left", {})
     record = record_from(30)

@@ -39,12 +39,17 @@ def local(tmp_path_factory):
     return run.by_hand("enable", "").observe(400).close()
 
 
-@pytest.fixture
-def get(store):
-    plugin = AdaptiveWeightsPlugin(SimpleNamespace(logdir=str(ROOT), flags=None))
+def dashboard(logdir=ROOT):
+    """Return what asks the plugin for an answer."""
+    plugin = AdaptiveWeightsPlugin(SimpleNamespace(logdir=str(logdir), flags=None))
     assert plugin.is_active()
     apps = plugin.get_plugin_apps()
     return lambda route, **parameters: Client(apps[route]).get(route, query_string=parameters).json
+
+
+@pytest.fixture
+def get(store):
+    return dashboard()
 
 
 def test_the_dashboard_finds_the_runs_below_a_url(get):
@@ -56,19 +61,19 @@ def test_the_dashboard_finds_the_runs_below_a_url(get):
 
 @pytest.mark.parametrize("route", ["/series", "/events"])
 def test_the_dashboard_answers_as_for_a_local_run(route, get, local):
-    other = AdaptiveWeightsPlugin(SimpleNamespace(logdir=str(local.journal.parent.parent), flags=None))
-    expected = Client(other.get_plugin_apps()[route]).get(route, query_string={"run": "."}).json
+    expected = dashboard(local.journal.parent.parent)(route, run=".")
     for values in (expected, answer := get(route, run="a")):
         for event in values.get("events", ()):
             event.pop("wall_time")
     assert answer == expected
 
 
-def test_the_dashboard_follows_a_run_in_a_store(store, get):
-    maker = RunMaker(None, path=journal_of("grows"), run="run-c")
+def test_the_dashboard_follows_a_run_in_a_store(store):
+    maker = RunMaker(None, path=Url("fake://bucket/growing/adaptive_weights/journal.jsonl"))
+    get = dashboard("fake://bucket/growing")
     for last in (10, 20, 30):
         maker.observe(10).flush()._writer._file.flush()
-        assert get("/series", run="grows")["last"] == last
+        assert get("/series", run=".")["last"] == last
     maker.close()
 
 
