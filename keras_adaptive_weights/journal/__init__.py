@@ -9,7 +9,7 @@ In a store that cannot append, where the path is a URL, the same lines are there
 they are named and read as one file, `appended_pieces` and `outbox` for how they get there while training goes on,
 `places` for what a URL is to the rest. A piece is stored eight seconds after its first line at the latest, sooner at an
 event, where the model is saved, at a mebibyte and at the end; so at most the last ten seconds are missing after a kill,
-longer only where the store itself fails. There is neither a lock nor a sign of life but a new piece.
+longer only where the store itself fails. There is no lock.
 
 `lines` and `header` say what is written and check what is read, `writer` appends behind a `backlog`, `continuation`
 goes on where a run was resumed; `reader` reads a journal whole, `index` answers for an overview or a window, `terms`

@@ -1,7 +1,9 @@
 """A file of a run that one process writes at its end, in a store that cannot append: in pieces, see `pieces`.
 
-It has the methods of an `AppendedFile`. There are no locks in a store: where two processes write to one file, the one
-that began earlier finds a piece that is not its own, and stops.
+It has the methods of an `AppendedFile`. While there is nothing to write, as in a long validation, an empty object
+beside the pieces is put there anew every half minute: its time tells a training that is slow from one that is gone.
+There are no locks in a store: where two processes write to one file, the one that began earlier finds a piece that is
+not its own, and stops.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterable
 
 from keras_adaptive_weights.journal.outbox import LostFileError, Outbox
-from keras_adaptive_weights.journal.pieces import Piece, PiecedFile, all_pieces, piece_of, pieces_in_force
+from keras_adaptive_weights.journal.pieces import ALIVE, Piece, PiecedFile, all_pieces, piece_of, pieces_in_force
 from keras_adaptive_weights.journal.places import Url
 
 _FULL_BYTES = 1 << 20
@@ -49,7 +51,8 @@ class AppendedPieces:
         self._stored = pieces[-1].end if pieces else 0
         self._small: list[Piece] = []
         self._of_small = b""
-        self._outbox = Outbox(self._put, f"The file {str(path)!r}", clock=clock, sleep=sleep)
+        self._alive = path.parent / f"{path.name}{ALIVE}"
+        self._outbox = Outbox(self._put, f"The file {str(path)!r}", idle=self._live, clock=clock, sleep=sleep)
 
     @property
     def size(self) -> int:
@@ -81,7 +84,7 @@ class AppendedPieces:
         self._outbox.flush()
 
     def touch(self) -> None:
-        """Do nothing: a store has no sign of life but a new piece."""
+        """Do nothing: the thread shows by itself that it lives."""
 
     def cut(self, size: int) -> None:
         """Drop what follows byte `size`: of what is stored, before anything is written."""
@@ -103,6 +106,12 @@ class AppendedPieces:
             OSError: It cannot be, after a minute.
         """
         self._outbox.close()
+        with contextlib.suppress(OSError):
+            if self._alive.is_file():
+                self._alive.unlink()
+
+    def _live(self) -> None:
+        self._alive.write_bytes(b"")
 
     def _put(self, data: bytes) -> None:
         """Store a piece, or one in the place of several."""

@@ -5,6 +5,7 @@ A store that fails is tried again, for ten minutes, while what comes meanwhile i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -14,6 +15,7 @@ _logger = logging.getLogger("keras_adaptive_weights")
 OLDEST_SECONDS = 10.0
 _DUE_SECONDS = OLDEST_SECONDS - 2.0  # what was seen waits a second in a backlog, and one until the thread looks
 _TICK_SECONDS = 1.0
+_IDLE_SECONDS = 30.0
 _MOST_BYTES = 1 << 20
 _MOST_WAITING_BYTES = 1 << 26
 _LONGEST_PAUSE_SECONDS = 60.0
@@ -32,6 +34,8 @@ class Outbox:
         put: Puts bytes into the store, after those that it was given before. Called by one thread at a time; what it
             raised is tried again with the same bytes and those that have come since.
         what: What they are of, for a message.
+        idle: Called by the thread where nothing was put for half a minute, and every half minute from then on. What it
+            raises is no matter.
         clock: Seconds; for tests.
         sleep: Waits for so many seconds; for tests.
     """
@@ -41,11 +45,14 @@ class Outbox:
         put: Callable[[bytes], None],
         what: str,
         *,
+        idle: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._put = put
         self._what = what
+        self._idle = idle
+        self._lived = clock()
         self._clock = clock
         self._sleep = sleep
         self._waiting = bytearray()
@@ -102,7 +109,10 @@ class Outbox:
     def tend(self) -> None:
         """Put there what is due; what fails is tried again later. Called by the thread, every second or sooner."""
         with self._putting:
-            if self._failure is not None or not self._due(self._clock()):
+            if self._failure is not None:
+                return
+            if not self._due(self._clock()):
+                self._rest()
                 return
             self._asked = False
             try:
@@ -141,6 +151,12 @@ class Outbox:
             return False
         return self._asked or now - self._since >= _DUE_SECONDS or len(self._waiting) >= _MOST_BYTES
 
+    def _rest(self) -> None:
+        if not self._waiting and self._clock() - self._lived >= _IDLE_SECONDS:
+            self._lived = self._clock()
+            with contextlib.suppress(Exception):
+                self._idle()
+
     def _put_all(self) -> None:
         with self._lock:
             begun, data = self._clock(), bytes(self._waiting)
@@ -152,7 +168,7 @@ class Outbox:
             self._since = begun
         if self._failures:
             _logger.warning("%s is stored again.", self._what)
-        self._failures, self._again_at = 0, -float("inf")
+        self._failures, self._again_at, self._lived = 0, -float("inf"), self._clock()
 
     def _put_off(self, error: Exception) -> None:
         """Try again later, later each time; after ten minutes, or where it is no use, never."""

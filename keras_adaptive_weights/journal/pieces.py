@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from keras_adaptive_weights.journal.stores import store
 
+ALIVE = ".alive"
 _NAME = re.compile(r"\.(\d{15})-(\d{15})-([0-9a-f]{8})$")
 _KEPT_PIECES = 4
 _LARGEST_BYTES = 1 << 28
@@ -55,6 +56,13 @@ def all_pieces(path: str) -> list[Piece]:
     if file in names and store().is_object(path):
         found.append(Piece(0, store().about(path).size, file))
     return sorted(found, key=lambda piece: (piece.begin, -piece.end))
+
+
+def last_sign_of_life(path: str) -> int:
+    """Return when the last piece of a file was written, or its writer showed that it lives, in nanoseconds."""
+    folder, _, file = path.rpartition("/")
+    signs = [pieces_in_force(path)[-1].name, *{f"{file}{ALIVE}"}.intersection(store().names(folder))]
+    return max(store().about(f"{folder}/{name}").changed_ns for name in signs)
 
 
 def pieces_in_force(path: str) -> list[Piece]:

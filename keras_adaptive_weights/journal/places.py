@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from keras_adaptive_weights.journal.pieces import PiecedFile, all_pieces, files_of, pieces_in_force
+from keras_adaptive_weights.journal.pieces import PiecedFile, all_pieces, files_of, last_sign_of_life, pieces_in_force
 from keras_adaptive_weights.journal.stores import store
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -26,7 +26,10 @@ _BUFFER_BYTES = 1 << 20
 
 
 class Status(NamedTuple):
-    """What is known of a file in a store, by the names of `os.stat_result`; a time of 0: the store does not say."""
+    """What is known of a file in a store, by the names of `os.stat_result`.
+
+    The time is that of the last sign of life of whoever writes it; 0: the store does not say.
+    """
 
     st_size: int
     st_mtime_ns: int
@@ -106,8 +109,7 @@ class Url(os.PathLike[str]):
         Raises:
             FileNotFoundError: There is no such file.
         """
-        pieces = pieces_in_force(self._text)
-        return Status(pieces[-1].end, store().about(os.fspath(self.parent / pieces[-1].name)).changed_ns)
+        return Status(pieces_in_force(self._text)[-1].end, last_sign_of_life(self._text))
 
     def glob(self, pattern: str) -> Iterator[Url]:
         """Yield the files and folders in it whose names are of the pattern, of several parts where it has slashes."""

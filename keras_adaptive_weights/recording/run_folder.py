@@ -51,8 +51,8 @@ def liveliness(
     Where a store does not say when it was written to, the age is None, and a run that has not ended is "".
 
     Args:
-        path: The journal; a living writer touches it once a second. In a store its signs of life are the pieces,
-            which come every ten seconds, or with its steps where these are slower.
+        path: The journal; a living writer touches it once a second, and shows in a store every half minute that it
+            lives.
         ended: Whether its last line says that the writer was closed.
         clock: Seconds since the epoch; for tests.
     """

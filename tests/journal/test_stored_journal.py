@@ -142,6 +142,29 @@ def test_at_most_ten_seconds_are_lost_when_a_process_is_killed(store):
     assert content(store).endswith(b"\n100\n")
 
 
+def test_a_writer_shows_that_it_lives_while_there_is_nothing_to_write(store):
+    file, clock = step_file()
+    store.now = clock
+    file.write("one\n")
+    file.flush()
+    assert JOURNAL.stat().st_mtime == 0.0
+    signs = set()
+    for second in range(100):
+        clock.now = float(second)
+        file._outbox.tend()
+        signs.add(JOURNAL.stat().st_mtime)
+    assert signs == {0.0, 30.0, 60.0, 90.0}
+    assert content(store) == b"one\n"
+    store.fail = OSError("503")
+    clock.now = 200.0
+    file._outbox.tend()
+    store.fail = None
+    file.write("two\n")
+    file.close()
+    assert pieces_of(store) == store.names(str(FOLDER))
+    assert content(store) == b"one\ntwo\n"
+
+
 def test_an_event_is_stored_at_once_and_many_bytes_are(store):
     file, _ = step_file()
     file.write("step\n")
