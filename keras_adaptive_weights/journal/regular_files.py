@@ -27,8 +27,10 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         OSError: There is none, it may not be read, or it is a pipe, device, socket or folder.
         ValueError: The scheme of a URL is unknown.
     """
-    if is_url(path) and not isinstance(found := place(path, "open_regular"), Path):
-        return found.open_to_read()
+    if is_url(path):
+        path = place(path, "open_regular")
+        if not isinstance(path, Path):
+            return path.open_to_read()
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | _AT_ONCE))  # noqa: SIM115 - the caller closes it
     mode = os.fstat(file.fileno()).st_mode
     if stat.S_ISREG(mode):

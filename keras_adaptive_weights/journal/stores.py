@@ -91,8 +91,12 @@ class TensorFlowStore:
 
     def write(self, path: str, data: bytes) -> None:
         """As there."""
-        with _errors_of(path), _gfile().GFile(path, "wb") as file:
-            file.write(data)
+        gfile = _gfile()
+        with _errors_of(path):
+            if path.startswith("ram://") and gfile.exists(path):  # where "wb" appends
+                gfile.remove(path)
+            with gfile.GFile(path, "wb") as file:
+                file.write(data)
 
     def remove(self, path: str) -> None:
         """As there."""

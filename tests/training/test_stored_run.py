@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import keras
 import pytest
 import tensorflow as tf
-from given_losses import RISING, fit, make_model
+from given_losses import QUICK, RISING, fit, make_model
 from werkzeug.test import Client
 
 import keras_adaptive_weights as kaw
+from keras_adaptive_weights.journal.header import Header
 from keras_adaptive_weights.journal.places import Url
 from keras_adaptive_weights.showing.dashboard.plugin import AdaptiveWeightsPlugin
 from keras_adaptive_weights.showing.report import make_report
@@ -39,7 +40,7 @@ def test_a_fit_into_a_store_is_read_back_reported_replayed_and_shown(here):
     assert journal.problems == []
     assert repr(journal.segments) == repr(other.segments)
     assert repr(kaw.replay(journal_of("ram://fit/run"))) == repr(kaw.replay(journal))
-    assert [d for d in kaw.replay(journal) if d.is_event] == journal.events
+    assert repr([d for d in kaw.replay(journal) if d.is_event]) == repr(journal.events)
     (event,) = callback.decisions
     report = make_report("ram://fit/run")
     assert (report.last, report.weight, report.process, report.age) == (80, event.new_weight, "ended", None)
@@ -61,6 +62,26 @@ def test_tensorboard_reads_the_event_files_where_they_are():
     assert {1, 11, 80} >= {steps[0], steps[1]} >= {1, 11}
 
 
+def test_a_long_run_s_event_file_grows_in_place():
+    """The file layer's `ram://` appends where others put a new object in the place of the old one."""
+    callback = kaw.AdaptiveWeightCallback(log_dir="ram://grows/run", update_freq=1)
+
+    class Store(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch % 10 == 9:
+                for writer in callback._record._writers:
+                    writer._backlog.flush()
+                callback._record._writers[1]._events._file.flush()
+
+    fit(make_model(), RISING, [callback, Store()])
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator("ram://grows/run/adaptive_weights")
+    accumulator.Reload()
+    steps = [event.step for event in accumulator.Tensors("adaptive_weights/mel_loss/weight")]
+    assert steps == list(range(1, 81))
+
+
 def test_a_resumed_run_goes_on_in_one_journal(here):
     fit(model := make_model(), RISING[:40], [kaw.AdaptiveWeightCallback(log_dir="ram://resume/run")])
     model.save_weights(here / "model.weights.h5")
@@ -73,7 +94,7 @@ def test_a_resumed_run_goes_on_in_one_journal(here):
     assert ([seen.step for seen in journal.observations], journal.problems) == (list(range(1, 81)), [])
     assert len(tf.io.gfile.listdir("ram://resume/run/adaptive_weights/abandoned")) == 2
     with pytest.raises(ValueError, match="belongs to another run"):
-        fit(resumed := make_model(), RISING[:2], [kaw.AdaptiveWeightCallback(log_dir="ram://resume/run")])
+        fit(make_model(), RISING[:2], [kaw.AdaptiveWeightCallback(log_dir="ram://resume/run")])
 
 
 def test_a_request_from_another_process_is_not_looked_for_in_a_store():
@@ -115,7 +136,7 @@ def test_what_else_takes_a_folder_refuses_a_url():
     with pytest.raises(ValueError, match=r"ModelRecovery: argument `directory` must be.*'ram://b/r'\. Leave it"):
         kaw.ModelRecovery(directory="ram://b/r")
     with pytest.raises(ValueError, match="scheme 's3'"):
-        kaw.JournalWriter("s3://b/r", kaw.read_journal)
+        kaw.JournalWriter("s3://b/r", Header.of("a", "mel_loss", 2.5, QUICK, {"step": 0}))
     checkpoint = keras.callbacks.ModelCheckpoint("gs://b/{epoch}.keras")
     assert last_checkpoint([checkpoint], before=1e12).startswith("the checkpoints in a store were not looked at")
 
