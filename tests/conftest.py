@@ -4,6 +4,7 @@ import gc
 import os
 
 import pytest
+from fake_store import FakeStore, installed
 from hypothesis import HealthCheck, settings
 from mutations import FEW, MANY
 
@@ -44,6 +45,13 @@ def seeded():
 
     keras.utils.set_random_seed(20_250)
     return 20_250
+
+
+@pytest.fixture
+def store():
+    """A store in memory, in the place of those that TensorFlow reaches."""
+    with installed(FakeStore()) as store:
+        yield store
 
 
 @pytest.fixture

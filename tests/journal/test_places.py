@@ -9,17 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_store import FakeStore, installed
 
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.journal.places import Url, found, is_url, place
 from keras_adaptive_weights.journal.stores import TensorFlowStore
-
-
-@pytest.fixture
-def store():
-    with installed(FakeStore()) as store:
-        yield store
 
 
 @pytest.mark.parametrize(

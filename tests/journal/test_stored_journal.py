@@ -1,54 +1,24 @@
-"""A journal in a store that cannot append: its pieces, what readers make of them, and a store that does not behave."""
+"""A journal in a store that cannot append: what readers make of it, and runs that are resumed, killed or refused."""
 
 from __future__ import annotations
 
-import logging
+import random
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 from dashboard_runs import RunMaker
-from fake_store import Clock, FakeStore, installed
+from fake_store import FOLDER, JOURNAL, FakeStore, content, installed, pieces_of
+from process_store import FolderStore
 
 import keras_adaptive_weights as kaw
-from keras_adaptive_weights.journal.appended_pieces import AppendedPieces
 from keras_adaptive_weights.journal.index import JournalIndex
-from keras_adaptive_weights.journal.outbox import OLDEST_SECONDS, LostFileError, Outbox
-from keras_adaptive_weights.journal.pieces import PiecedFile, piece_of
-from keras_adaptive_weights.journal.places import Url
-
-JOURNAL = Url("fake://bucket/run/adaptive_weights/journal.jsonl")
-FOLDER = JOURNAL.parent
-
-
-@pytest.fixture
-def store():
-    with installed(FakeStore()) as store:
-        yield store
-
-
-def pieces_of(store, path=JOURNAL):
-    return [name for name in store.names(str(path.parent)) if name.startswith(path.name)]
-
-
-def put(store, begin, data, writer="aaaaaaaa", claimed=None):
-    """Put a piece there, which may claim to be longer than it is."""
-    name = piece_of(JOURNAL.name, begin, begin + (claimed or len(data)), writer).name
-    store.write(f"{FOLDER}/{name}", data)
-    return name
-
-
-def content(store):
-    file = PiecedFile(str(JOURNAL))
-    return file.read(0, file.size())
 
 
 def run_of(maker):
     return maker.observe(300).by_hand("disable", "clipping").observe(40, per_execution=4).by_hand("enable", "").close()
-
-
-def step_file(**kwargs):
-    clock = Clock()
-    return AppendedPieces(JOURNAL, clock=clock, sleep=clock.sleep, **kwargs), clock
 
 
 def steps_in(journal):
@@ -126,59 +96,6 @@ def test_a_kill_while_a_resumed_run_takes_lines_back_leaves_them_in_both_places(
     assert steps_in(FOLDER / "abandoned" / "journal-run-a-after-step-100.jsonl") == list(range(101, 221))
 
 
-def test_at_most_ten_seconds_are_lost_when_a_process_is_killed(store):
-    file, clock = step_file()
-    written = {}
-    for second in range(1, 101):
-        clock.now = float(second)
-        file.write(f"{second}\n")  # a second after it was seen: the backlog's
-        file._outbox.tend()  # the thread does it once a second
-        stored = content(store).split() if store.objects else [b"0"]
-        written[second] = int(stored[-1])
-    assert max(second - stored for second, stored in written.items()) == OLDEST_SECONDS - 2.0
-    assert len(pieces_of(store)) == 11
-    assert content(store) == b"".join(b"%d\n" % second for second in range(1, written[100] + 1))
-    file.close()
-    assert content(store).endswith(b"\n100\n")
-
-
-def test_a_writer_shows_that_it_lives_while_there_is_nothing_to_write(store):
-    file, clock = step_file()
-    store.now = clock
-    file.write("one\n")
-    file.flush()
-    assert JOURNAL.stat().st_mtime == 0.0
-    signs = set()
-    for second in range(100):
-        clock.now = float(second)
-        file._outbox.tend()
-        signs.add(JOURNAL.stat().st_mtime)
-    assert signs == {0.0, 30.0, 60.0, 90.0}
-    assert content(store) == b"one\n"
-    store.fail = OSError("503")
-    clock.now = 200.0
-    file._outbox.tend()
-    store.fail = None
-    file.write("two\n")
-    file.close()
-    assert f"{JOURNAL}.alive" not in store.objects
-    assert content(store) == b"one\ntwo\n"
-
-
-def test_an_event_is_stored_at_once_and_many_bytes_are(store):
-    file, _ = step_file()
-    file.write("step\n")
-    file._outbox.tend()
-    assert store.objects == {}
-    file.hasten()
-    file._outbox.tend()
-    assert content(store) == b"step\n"
-    file.write("x" * (1 << 20))
-    file._outbox.tend()
-    assert len(content(store)) == 5 + (1 << 20)
-    file.close()
-
-
 @pytest.mark.parametrize("by", ["event", "save", "close"])
 def test_the_writer_asks_for_it_at_events_at_saves_and_at_the_end(by, store):
     maker = RunMaker(None, path=JOURNAL).observe(3).flush()
@@ -204,41 +121,6 @@ def test_the_training_never_waits_for_a_slow_store(store):
     store.slow.set()
     maker.close()
     assert steps_in(JOURNAL) == list(range(1, 1201))
-
-
-def test_many_small_pieces_become_one_and_a_full_one_stays(store):
-    file, _ = step_file()
-    lines = [f"{number:09d}\n".encode() for number in range(200)]
-    most = 0
-    for line in lines:
-        file.write(line)
-        file.flush()
-        most = max(most, len(pieces_of(store)))
-        assert content(store).endswith(line)
-    assert most <= 66
-    file.write("y" * (1 << 20))
-    file.flush()
-    file.write("z")
-    file.close()
-    assert content(store) == b"".join(lines) + b"y" * (1 << 20) + b"z"
-    assert [int(name.split(".")[-1].split("-")[1]) for name in pieces_of(store)] == [2000 + (1 << 20), 2001 + (1 << 20)]
-
-
-def test_a_kill_before_the_small_pieces_are_removed_changes_nothing(store):
-    put(store, 0, b"a\n"), put(store, 2, b"b\n")
-    put(store, 0, b"a\nb\nc\n")
-    assert content(store) == b"a\nb\nc\n"
-    file, _ = step_file()
-    file.write("d\n")
-    file.close()
-    assert content(store) == b"a\nb\nc\nd\n"
-    assert len(pieces_of(store)) == 2
-
-
-def test_a_piece_that_was_to_replace_others_and_is_half_written_does_not(store):
-    put(store, 0, b"a\n"), put(store, 2, b"b\n")
-    put(store, 0, b"a\n", claimed=6)
-    assert content(store) == b"a\nb\n"
 
 
 def test_a_last_piece_that_is_half_written_is_a_line_cut_off(store):
@@ -316,141 +198,10 @@ def test_an_index_follows_a_resumed_run(store):
     assert (index.spans[-1].last, index.generation, index.problems, index.ended) == (45, 1, 0, True)
 
 
-@pytest.mark.parametrize("begin", [4, 10**14])
-def test_an_object_that_claims_to_be_endless_or_far_away_is_none_of_the_file(begin, store):
-    put(store, 0, b"a\nb\n")
-    put(store, begin, b"c\n", claimed=10**14 if begin == 4 else None)
-    assert content(store) == b"a\nb\n"
-
-
-def test_what_is_missing_reads_as_lines_that_nobody_can_read(store):
-    put(store, 0, b"a\n"), put(store, 200_000, b"b\n")
-    file = PiecedFile(str(JOURNAL))
-    assert file.size() == 200_002
-    whole = file.read(0, 200_002)
-    assert whole == b"".join(file.read(at, 1000) for at in range(0, 200_002, 1000))
-    lines = whole.splitlines(keepends=True)
-    assert (lines[0], lines[-1], len(lines)) == (b"a\n", b"b\n", 6)
-    assert {line.strip(b"\0") for line in lines[1:-1]} == {b"\n"}
-    assert max(map(len, lines)) <= 1 << 16
-
-
-def test_a_reader_asks_again_for_what_was_replaced_between_two_questions(store):
-    put(store, 0, b"a\n"), put(store, 2, b"b\n")
-    file = PiecedFile(str(JOURNAL))
-    assert file.size() == 4
-    store.objects.clear()
-    put(store, 0, b"a\nb\nc\n", "bbbbbbbb")
-    assert file.read(0, 4) == b"a\nb\n"
-
-
-def test_a_store_that_fails_for_a_while_is_tried_again_and_loses_nothing(store, caplog):
-    file, clock = step_file()
-    store.fail = OSError("503")
-    with caplog.at_level(logging.WARNING):
-        for second in range(300):
-            clock.now = float(second)
-            file.write(f"{second}\n")
-            file._outbox.tend()
-        asked = store.told.count("names")
-        store.fail = None
-        clock.now = 400.0
-        file._outbox.tend()
-    file.close()
-    assert content(store) == b"".join(b"%d\n" % second for second in range(300))
-    assert 5 <= asked <= 15  # later each time
-    assert [record.message.rpartition("' ")[2] for record in caplog.records] == [
-        "cannot be stored, and is kept in memory until it can: 503",
-        "is stored again.",
-    ]
-
-
-def test_a_write_that_fails_half_way_is_replaced(store):
-    file, clock = step_file()
-    store.fail, store.half = OSError("reset by peer"), True
-    store.names = lambda folder: sorted(path[len(folder) + 1 :] for path in store.objects)
-    file.write("one\n")
-    file.hasten()
-    file._outbox.tend()
-    assert len(store.objects) == 1
-    store.fail = None
-    clock.now = 100.0
-    file.write("two\n")
-    file.close()
-    assert content(store) == b"one\ntwo\n"
-    assert len(pieces_of(store)) == 1
-
-
-def test_a_store_that_never_answers_again_is_given_up_after_ten_minutes(store):
-    file, clock = step_file()
-    store.fail = OSError("no space left")
-
-    def write_on():
-        for second in range(1000):
-            clock.now = float(second)
-            file.write("step\n")
-            file._outbox.tend()
-
-    with pytest.raises(OSError, match="no space left"):
-        write_on()
-    assert 600.0 <= clock.now <= 680.0
-
-
-def test_a_store_that_is_too_slow_is_given_up_at_64_mebibytes(store, monkeypatch):
-    monkeypatch.setattr("keras_adaptive_weights.journal.outbox._MOST_WAITING_BYTES", 1000)
-    file, _ = step_file()
-    file.write("x" * 1001)
-    with pytest.raises(OSError, match="cannot be stored as fast as it grows"):
-        file.write("x")
-
-
-def test_a_store_that_lists_late_is_believed_when_it_is_asked(store, monkeypatch):
-    file, _ = step_file()
-    file.write("one\n")
-    file.flush()
-    with monkeypatch.context() as patch:
-        patch.setattr(store, "names", lambda folder: [])
-        file.write("two\n")
-        file.flush()
-    file.close()
-    assert content(store) == b"one\ntwo\n"
-
-
-def test_at_the_end_it_is_tried_for_a_minute(store):
-    file, clock = step_file()
-    file.write("one\n")
-    store.fail = OSError("no space left")
-    with pytest.raises(OSError, match="no space left"):
-        file.close()
-    assert 60.0 <= clock.now <= 62.0
-
-
 def test_a_store_that_cannot_be_written_is_told_when_the_journal_is_opened(store):
     store.write = lambda path, data: (_ for _ in ()).throw(PermissionError("403"))
     with pytest.raises(PermissionError, match="403"):
         RunMaker(None, path=JOURNAL)
-
-
-@pytest.mark.parametrize("how", ["taken over", "deleted"])
-def test_the_older_of_two_writers_stops_and_so_does_one_whose_file_is_gone(how, store):
-    file, _ = step_file()
-    file.write("one\n")
-    file.flush()
-    if how == "deleted":
-        store.objects.clear()
-    else:
-        other, _ = step_file()
-        other.write("two\n")
-        other.close()
-    after = content(store) if store.objects else b""
-    file.write("three\n")
-    file.hasten()
-    file._outbox.tend()
-    with pytest.raises(LostFileError, match="deleted or replaced" if how == "deleted" else "another process, too"):
-        file.write("four\n")
-    with pytest.raises(LostFileError):
-        file.close()
-    assert (content(store) if store.objects else b"") == after
 
 
 def test_another_run_is_refused_and_one_that_cannot_be_resumed_is_moved_aside(store):
@@ -464,13 +215,82 @@ def test_another_run_is_refused_and_one_that_cannot_be_resumed_is_moved_aside(st
     assert store.names(str(FOLDER / "c" / "abandoned")) == ["journal-run-c-after-step-0.jsonl"]
 
 
-def test_an_outbox_in_order_of_what_it_was_given():
-    taken, clock = [], Clock()
-    outbox = Outbox(taken.append, "it", clock=clock, sleep=clock.sleep)
-    outbox.add(b"a")
-    outbox.add(b"b")
-    outbox.flush()
-    outbox.add(b"c")
-    outbox.close()
-    outbox.close()
-    assert (taken, outbox.waiting) == ([b"ab", b"c"], 0)
+KILLED = """
+import sys
+sys.path[:0] = sys.argv[2:]
+from dashboard_runs import RunMaker
+from fake_store import JOURNAL, installed
+from keras_adaptive_weights.journal import outbox
+from process_store import FolderStore
+
+outbox._DUE_SECONDS = outbox._TICK_SECONDS = 0.02
+with installed(FolderStore(sys.argv[1], slow=True)) as store:
+    maker = RunMaker(None, path=JOURNAL)
+    while True:
+        maker.observe(1).flush()
+        print(maker.step, len(store.written), flush=True)
+"""
+
+
+@pytest.mark.parametrize("pieces", [3, 70])
+def test_a_killed_process_leaves_a_journal_that_is_read_and_gone_on_with(pieces, tmp_path):
+    """Killed at any moment of writing, joining or removing pieces, in a store that shows what is half written."""
+    support = str(Path(__file__).parents[1] / "support")
+    command = [sys.executable, "-c", KILLED, str(tmp_path), support]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            step, written = map(int, line.split())
+            if written >= pieces:
+                process.kill()
+                break
+    with installed(FolderStore(tmp_path)):
+        journal, index = kaw.read_journal(JOURNAL), JournalIndex(JOURNAL)
+        index.refresh()
+        last = len(journal.observations)
+        assert steps_in(JOURNAL) == list(range(1, last + 1))
+        assert index.spans[-1].last == last
+        assert 0 < last <= step + 2
+        assert [problem for problem in journal.problems if "was cut off" not in problem] == []
+        maker = RunMaker(None, path=JOURNAL)
+        maker._writer.close()
+        assert steps_in(JOURNAL) == []  # from its beginning: the whole record is in `abandoned`
+
+
+def test_whatever_becomes_of_its_pieces_a_journal_is_read_or_refused(store, seeds):
+    """Removed, cut short, doubled or of another writer: steps are never out of order, and never made up."""
+    maker = RunMaker(None, path=JOURNAL)
+    for _ in range(8):
+        maker.observe(12).flush()._writer._file.flush()
+    state = maker.state
+    maker.close()
+    whole, names = dict(store.objects), [f"{FOLDER}/{name}" for name in pieces_of(store)]
+    for seed in seeds:
+        draw = random.Random(seed)
+        store.objects = dict(whole)
+        for path in draw.sample(names, draw.randint(1, 4)):
+            data = store.objects.pop(path)
+            match draw.choice(("removed", "short", "other writer", "claims more", "claims less")):
+                case "short":
+                    store.objects[path] = data[: draw.randrange(len(data))]
+                case "other writer":
+                    store.objects |= {path: data, f"{path[:-8]}{'0' * 8}": data[: draw.randrange(len(data))]}
+                case "claims more":
+                    end = int(path[-24:-9])
+                    store.objects[f"{path[:-24]}{end + draw.randrange(1, 9999):015d}{path[-9:]}"] = data
+                case "claims less":
+                    end = int(path[-24:-9])
+                    store.objects[f"{path[:-24]}{end - draw.randrange(1, 99):015d}{path[-9:]}"] = data
+        try:
+            steps = steps_in(JOURNAL)
+        except ValueError:  # no header any more
+            continue
+        assert steps == sorted(set(steps)), seed
+        assert set(steps) <= set(range(1, 97)), seed
+        index = JournalIndex(JOURNAL)
+        index.refresh()
+        assert [span.last for span in index.spans] == sorted(span.last for span in index.spans), seed
+        again = RunMaker(None, path=JOURNAL)
+        again.observe(2).close()
+        again.resume(state)
+        again.observe(3).close()
+        assert steps_in(JOURNAL)[-3:] == [97, 98, 99], seed

@@ -7,7 +7,6 @@ import warnings
 import pytest
 from dashboard_runs import CONFIG
 from event_records import read
-from fake_store import FakeStore, installed
 
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.deciding.decision import Action, Decision, Reason
@@ -21,12 +20,6 @@ from keras_adaptive_weights.recording.run_folder import find_journal, liveliness
 
 FOLDER = Url("fake://bucket/run/adaptive_weights")
 WEIGHT = "adaptive_weights/mel_loss/weight"
-
-
-@pytest.fixture
-def store():
-    with installed(FakeStore()) as store:
-        yield store
 
 
 def record_from(step=0, disabled=False):

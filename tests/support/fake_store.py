@@ -8,6 +8,12 @@ import time
 import pytest
 
 from keras_adaptive_weights.journal import stores
+from keras_adaptive_weights.journal.appended_pieces import AppendedPieces
+from keras_adaptive_weights.journal.pieces import PiecedFile, piece_of
+from keras_adaptive_weights.journal.places import Url
+
+JOURNAL = Url("fake://bucket/run/adaptive_weights/journal.jsonl")
+FOLDER = JOURNAL.parent
 
 
 class FakeStore:
@@ -35,7 +41,7 @@ class FakeStore:
 
     def about(self, path):
         self._ask("about")
-        return stores.About(len(self._object(path)), int(self.changed[path] * 1e9))
+        return stores.About(len(self._object(path)), int(self.changed.get(path, 0.0) * 1e9))
 
     def read(self, path, offset, length):
         self._ask("read")
@@ -92,3 +98,27 @@ def installed(store):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stores, "_tensorflows", store)
         yield store
+
+
+def pieces_of(store, path=JOURNAL):
+    """Return the names of the pieces of a file, in their order."""
+    return [name for name in store.names(str(path.parent)) if name.startswith(path.name)]
+
+
+def put(store, begin, data, writer="aaaaaaaa", claimed=None):
+    """Put a piece there, which may claim to be longer than it is."""
+    name = piece_of(JOURNAL.name, begin, begin + (claimed or len(data)), writer).name
+    store.write(f"{FOLDER}/{name}", data)
+    return name
+
+
+def content(store):
+    """Return what the pieces of the journal are together."""
+    file = PiecedFile(str(JOURNAL))
+    return file.read(0, file.size())
+
+
+def opened_pieces():
+    """Return the journal, opened to append to, and its clock."""
+    clock = Clock()
+    return AppendedPieces(JOURNAL, clock=clock, sleep=clock.sleep), clock
