@@ -65,12 +65,30 @@ def make_train_function(model: keras.Model, telemetry: Ring) -> Callable[[Any], 
     Raises:
         StopIteration, tf.errors.OutOfRangeError: From the function, where the iterator has nothing left.
     """
+    build_optimizer_first(model)
     steps = int(model.steps_per_execution)
     if plain("packed_logs"):
         return _make_function(model, model.train_step, model.get_metrics_result)
     logs = PackedLogs(telemetry, once=steps > 1)
     function = _make_function(model, logs.packing(model.train_step), logs.packing(model.get_metrics_result))
     return logs.unpacking(function)
+
+
+def build_optimizer_first(model: keras.Model) -> None:
+    """Create the optimizer's variables before the step is traced: a step that creates variables is traced twice.
+
+    Where it is known for which variables: not where a layer waits for its first batch.
+    """
+    optimizer = model.optimizer
+    if optimizer is None or optimizer.built or not model.trainable_variables:
+        return
+    if getattr(model, "inputs", None) and _is_built(model):
+        optimizer.build(model.trainable_variables)
+
+
+def _is_built(layer: keras.layers.Layer) -> bool:
+    """Whether a layer and all within it have their variables, also those that are no part of a functional model."""
+    return layer.built and all(map(_is_built, keras.Model.layers.fget(layer)))
 
 
 def _make_function(

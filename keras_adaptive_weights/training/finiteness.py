@@ -55,8 +55,8 @@ def first_non_finite(
 
     def one_by_one() -> tuple[Any, Any]:
         """Tell what is not finite from a square that is too large or too small for its type."""
-        checks = [tf.zeros((), dtype) if value is None else _zero_if_finite(value) for value in values]
-        good = tf.math.is_finite(tf.stack([*losses, *checks]))
+        found = [*losses, *(tf.zeros((), dtype) if value is None else value for value in values)]
+        good = tf.stack([tf.reduce_all(tf.math.is_finite(value)) for value in found])
         index = tf.where(tf.reduce_all(good), -1, tf.argmin(tf.cast(good, tf.int32), output_type=tf.int32))
         return tf.where(index < 0, _norm_of_any_size(proper, scale), np.nan), index
 
@@ -85,8 +85,8 @@ def _norm_of_any_size(gradients: Sequence[Any], scale: Any) -> Any:
         return tf.zeros_like(scale)
     largest = tf.reduce_max(tf.stack([tf.reduce_max(tf.abs(gradient)) for gradient in gradients]))
     largest = tf.maximum(largest, 0.0)  # of an empty gradient it is -inf
-    squared = tf.add_n([2.0 * _half_squared_norm(tf.math.divide_no_nan(gradient, largest)) for gradient in gradients])
-    return tf.minimum(largest / scale * tf.sqrt(squared), FLOAT32_MAX)
+    halves = tf.add_n([_half_squared_norm(tf.math.divide_no_nan(gradient, largest)) for gradient in gradients])
+    return tf.minimum(largest / scale * tf.sqrt(2.0 * halves), FLOAT32_MAX)
 
 
 def _half_squared_norm(values: Any) -> Any:

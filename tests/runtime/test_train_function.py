@@ -20,9 +20,8 @@ def dataset(count=7, size=BATCH):
     return tf.data.Dataset.from_tensor_slices((x, y)).batch(size)
 
 
-@pytest.mark.parametrize("jit", [False, True])
-@pytest.mark.parametrize("steps", [1, 3])
-@pytest.mark.parametrize("size", [BATCH, 10])  # 7 steps: the last execution has one only; 6 steps, the last is smaller
+# of 8: 7 steps, the last execution has one only; of 10: 6 steps, the last is smaller. Each with each of the others once
+@pytest.mark.parametrize(("steps", "jit", "size"), [(1, False, 10), (1, True, BATCH), (3, False, BATCH), (3, True, 10)])
 def test_it_trains_as_keras_s_does(monkeypatch, steps, jit, size):
     def train():
         model = make_model(steps_per_execution=steps, jit_compile=jit, dropout=0.2)
@@ -115,3 +114,34 @@ def test_where_keras_s_is_used(monkeypatch, eager):
     model.unrolled_steps_per_execution = 1 if eager else 2
     model.fit(dataset(4), shuffle=False, verbose=0)
     assert model.telemetry.count == 4
+
+
+class Counted(kaw.StableModel):
+    """Counts how often its step is traced; may have one more layer, which waits for the first batch."""
+
+    late = None
+    traces = 0
+
+    def train_step(self, data):
+        self.traces += 1
+        return super().train_step(data)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        y_pred = y_pred if self.late is None else self.late(y_pred)
+        return keras.ops.mean(keras.ops.square(y - y_pred))
+
+
+def test_a_step_is_traced_once_though_nobody_built_the_optimizer():
+    model = make_model(Counted, loss="mse", built=False)
+    fit(model, DATA)
+    assert model.traces == 1
+
+
+def test_the_optimizer_waits_for_a_layer_that_waits_for_its_first_batch():
+    model = make_model(Counted, loss="mse", built=False)
+    model.late = keras.layers.Dense(3)
+    fit(model, DATA)
+    before = model.late.get_weights()
+    fit(model, DATA)
+    assert model.traces > 1
+    assert all((one != other).any() for one, other in zip(model.late.get_weights(), before, strict=True))
