@@ -20,7 +20,8 @@ from collections.abc import Iterator, Sequence
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.recording.run_folder import find_journal
 from keras_adaptive_weights.recording.what_if import SHADOW, WhatIf, parse_settings, what_if
-from keras_adaptive_weights.showing.picture import draw_what_if, write_picture
+from keras_adaptive_weights.showing.picture import write_picture
+from keras_adaptive_weights.showing.what_if_picture import draw_what_if
 
 CANNOT_TELL = """\
 What this cannot tell: every loss and gradient norm in the journal was measured under the weight in force at that step.

@@ -52,7 +52,7 @@ def way_to(
         clipped = clipped or goals[name] != target.weight
         errors = _CALIBRATION_ERRORS if calibrating else widened(significance, max(1.0, target.freedom))
         noise = errors * target.error
-        band = math.inf if math.isnan(noise) else max(step, noise)
+        band = max(step, noise) if noise >= 0.0 else math.inf  # an error that is no number, or below 0, is unknown
         way = abs(math.log(goals[name]) - math.log(weights[name]))
         if (way / band, way) > (distance / needed, distance):
             distance, needed = way, band

@@ -37,7 +37,14 @@ from keras_adaptive_weights.deciding.joint import JointDecision, JointObservatio
 from keras_adaptive_weights.deciding.plain_records import read_record
 from keras_adaptive_weights.deciding.state import ControllerState, EnvelopeState, Trial
 from keras_adaptive_weights.deciding.statistics import Comparison, Series, mean
-from keras_adaptive_weights.deciding.strategy import Proposal, Strategy, plain
+from keras_adaptive_weights.deciding.strategy import (
+    Proposal,
+    Strategy,
+    checked_proposal,
+    checked_state,
+    plain,
+    restored_state,
+)
 
 _LARGEST = 1e200
 """What a loss counts at most: no weighted sum of such is infinite."""
@@ -100,8 +107,8 @@ class JointEnvelope:
             before the settings'.
 
     Raises:
-        ValueError: Two terms of one name, a weight that is not positive and finite or outside its bounds, or terms
-            that the strategy cannot balance.
+        ValueError: Two terms of one name, a weight that is not positive and finite or outside its bounds, terms that
+            the strategy cannot balance, or a state of it that cannot be stored.
     """
 
     strategy: Strategy[Any]
@@ -124,7 +131,7 @@ class JointEnvelope:
         config = self.config if cooling is None else replace(self.config, cooling_period=cooling)
         object.__setattr__(self, "config", config)
         object.__setattr__(self, "terms", tuple(self.terms))
-        self.strategy.initial(self.terms)
+        checked_state(self.strategy.initial(self.terms), self.name)
 
     def initial(self) -> JointState:
         """Return the state before the first step, at the base weights."""
@@ -145,7 +152,8 @@ class JointEnvelope:
         """Take in the observations of one execution, oldest first, and decide once.
 
         Raises:
-            ValueError: No observations, or a strategy that proposes a target for something else than an adaptive term.
+            ValueError: No observations, or a strategy that proposes something else than targets for adaptive terms.
+                What the strategy raises passes through, with a note that names it and the step.
         """
         if not observations:
             raise ValueError("step: argument `observations` must hold at least one JointObservation. Received none.")
@@ -161,8 +169,7 @@ class JointEnvelope:
             core = feed(self.config, core, _as_one(seen, loss))
         state = state._replace(core=core, recent=recent)
         if taught:
-            known, news = self.strategy.step(state.strategy, taught)
-            state = state._replace(strategy=known, proposal=state.proposal if news is None else self._checked(news))
+            state = self._taught(state, taught)
         return self._decide(state, _as_one(seen, loss))
 
     def disable(self, state: JointState, note: str = "") -> tuple[JointState, JointDecision]:
@@ -222,7 +229,7 @@ class JointEnvelope:
         state = self.initial()._replace(core=self._within(stored.core), calibrated=stored.calibrated)
         if set(stored.core.weight) != set(self._adaptive) or self.name not in values.get("strategy", {}):
             return self.reset(state)[0]._replace(calibrated=True)
-        known = read_record(type(state.strategy), values["strategy"][self.name], self.name)
+        known = restored_state(state.strategy, values["strategy"][self.name], self.name)
         return state._replace(recent=stored.recent, strategy=known, proposal=stored.proposal)
 
     @property
@@ -249,14 +256,16 @@ class JointEnvelope:
             result[term.name] = (*before[kept:], loss)
         return result
 
-    def _checked(self, proposal: Proposal) -> Proposal:
-        """Return the proposal; refuse targets for what is no adaptive term."""
-        if unknown := sorted(set(proposal.targets) - set(self._adaptive)):
-            raise ValueError(
-                f"{self.name}.step: proposes targets for {unknown}. Expected some of the adaptive "
-                f"terms {sorted(self._adaptive)}."
-            )
-        return proposal
+    def _taught(self, state: JointState, observations: Sequence[JointObservation]) -> JointState:
+        """Let the strategy take in what was seen, and keep what it proposes."""
+        try:
+            known, news = self.strategy.step(state.strategy, observations)
+            if news is not None:
+                news = checked_proposal(news, self._adaptive, self.name)
+        except Exception as error:
+            error.add_note(f"This came up in the strategy {self.name}, at step {observations[-1].step}.")
+            raise
+        return state._replace(strategy=known, proposal=state.proposal if news is None else news)
 
     def _decide(self, state: JointState, last: Observation) -> tuple[JointState, JointDecision]:
         """Take the decision that is due after the observations were fed."""

@@ -14,7 +14,7 @@ start it begins afresh. A term takes part from `FEW` measurements on.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from keras_adaptive_weights.deciding.config import check_number
@@ -124,6 +124,11 @@ def shares_of(weights: Weights, magnitudes: Mapping[str, Magnitude]) -> dict[str
     return {name: part / total for name, part in parts.items()} if total > 0.0 else {}
 
 
+def equal_shares(adaptive: Iterable[str], known: Collection[str]) -> dict[str, float]:
+    """Return equal parts for all terms that something is known of: those of the adaptive ones among them."""
+    return {name: 1.0 / len(known) for name in adaptive if name in known}
+
+
 class ShareState(NamedTuple):
     """Weights to start from, those of fixed terms, and what was measured."""
 
@@ -170,7 +175,7 @@ def propose(state: ShareState, shares: Weights | None, calibrate_steps: int | No
     """
     count, magnitudes = state.measured.taken, state.measured.magnitudes(calibrate_steps)
     if shares is None:
-        shares = dict.fromkeys((name for name in state.adaptive if name in magnitudes), 1.0 / max(1, len(magnitudes)))
+        shares = equal_shares(state.adaptive, magnitudes)
     evidence = {"measurements": 1.0 * count}
     evidence |= {f"share.{name}": share for name, share in shares_of(weights, magnitudes).items()}
     evidence |= {f"intent.{name}": share for name, share in shares.items()}

@@ -8,12 +8,13 @@ are known.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
 
 from keras_adaptive_weights.deciding.joint import JointObservation, Term
-from keras_adaptive_weights.deciding.plain_records import MAY_OVERFLOW
+from keras_adaptive_weights.deciding.plain_records import MAY_OVERFLOW, read_record
 
 T = TypeVar("T", bound=tuple[Any, ...])
 
@@ -61,7 +62,12 @@ class Strategy(Protocol[T]):
     """Whatever decides what the weights of several terms should be.
 
     The state is a bounded `NamedTuple` of numbers, truth values, tuples of numbers, mappings from names to these, and
-    records of the same kind. Its annotations say how it is read back from JSON (`plain_records`).
+    records of the same kind, or `()`. Its annotations say how it is read back from JSON (`plain_records`).
+
+    What it proposes does no harm: a target that no weight can have is refused, one whose error is unknown is not gone
+    to, and no weight leaves its bounds. A mistake of the strategy itself (an exception, a target for what is no
+    adaptive term, something else than a proposal) ends the training that it came up in, with the strategy's name and
+    the step: weights, state and record are then those of the step before.
 
     A strategy may have these attributes, too; without them no norms are measured and the settings' cooling holds:
 
@@ -99,6 +105,57 @@ class Strategy(Protocol[T]):
             state: The state before.
             observations: The finite, applied steps of one execution, oldest first, at least one.
         """
+
+
+def restored_state(state: T, values: Any, owner: str) -> T:
+    """Return a state of the same kind as `state` from the plain values that it was stored as.
+
+    Raises:
+        ValueError: It is none of that kind.
+    """
+    if state == ():
+        return state
+    if not isinstance(getattr(type(state), "_fields", None), tuple):
+        raise ValueError(f"{owner}: field `state` must be a NamedTuple, or (). Received: {state!r:.200}.")
+    return read_record(type(state), values, owner)
+
+
+def checked_state(state: T, owner: str) -> T:
+    """Return a state that can be stored and read back.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    try:
+        restored_state(state, json.loads(json.dumps(plain(state))), owner)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{owner}.initial: must return a state that can be stored: a NamedTuple of numbers, truth values, tuples "
+            f"of numbers, mappings from names to these and such records, each field annotated, or (). {error}"
+        ) from error
+    return state
+
+
+def checked_proposal(proposal: Proposal, adaptive: Collection[str], owner: str) -> Proposal:
+    """Return a proposal whose numbers are plain ones.
+
+    Raises:
+        ValueError: No proposal, or one with targets for what is no adaptive term.
+    """
+    try:
+        targets = {name: Target(*map(float, target)) for name, target in proposal.targets.items()}
+        evidence = {str(name): float(value) for name, value in proposal.evidence.items()}
+        proposal = Proposal(targets, bool(proposal.calibrate), evidence)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{owner}.step: must propose None or a `Proposal` of `Target`s and evidence that are numbers, as "
+            f"`Proposal({{name: Target(0.5)}})`. Received: {proposal!r:.300}: {error}"
+        ) from error
+    if unknown := sorted(set(targets) - set(adaptive)):
+        raise ValueError(
+            f"{owner}.step: proposes targets for {unknown}. Expected some of the adaptive terms {sorted(adaptive)}."
+        )
+    return proposal
 
 
 def plain(value: Any) -> Any:

@@ -32,7 +32,12 @@ _PHASES = {
     Reason.DISABLED.value: "disabled",
     Reason.SWITCHED_OFF.value: "disabled",
 }
-_NO_PHASE_CHANGE = (Reason.NON_FINITE.value, Reason.LOSS_SCALING.value, Reason.EMPTY.value)
+_NO_PHASE_CHANGE = (
+    Reason.NON_FINITE.value,
+    Reason.LOSS_SCALING.value,
+    Reason.EMPTY.value,
+    Reason.MEASURED_AT_START.value,
+)
 
 
 class BlockBuilder:

@@ -134,9 +134,14 @@ class Header:
         if not states:
             raise ValueError("header: field `terms` must hold a term with an adaptive weight.")
         step, balance = max(int(state["step"]) for state in states), values.get("balance")
-        if balance is not None and not (isinstance(balance, Mapping) and set(balance) == {"strategy", "state"}):
+        if balance is not None and not _is_balance(balance):
             raise ValueError(f"header: field `balance` must hold `strategy` and `state`. Received: {balance!r:.200}.")
         return cls(about["run"], terms, step, about["version"], version, balance)
+
+
+def _is_balance(values: Any) -> bool:
+    parts = values if isinstance(values, Mapping) else {}
+    return set(parts) == {"strategy", "state"} and all(isinstance(part, Mapping) for part in parts.values())
 
 
 class _Line(TypedDict):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from keras_adaptive_weights.deciding.decision import Action
+from keras_adaptive_weights.deciding.described_strategy import intents_of, loss_limits_of
 from keras_adaptive_weights.journal.blocks import BLOCK_STEPS, RunBlocks
 from keras_adaptive_weights.journal.header import Header
 from keras_adaptive_weights.journal.lines import MOST_LINE_BYTES, Values, read_line
@@ -36,6 +37,7 @@ _LEAST_STEP_BYTES = 64
 _FINGERPRINT_BYTES = 512
 _KEPT_RANGES = 128
 _TOLD_PROBLEMS = 20
+_INTENT = "intent."
 
 
 class Files(Protocol):
@@ -154,9 +156,7 @@ class JournalIndex:
     def fixed(self) -> dict[str, float]:
         """The weights of the other terms by name, as far as anything of them was ever measured."""
         known = self._scan.headers[-1].terms if self._scan.headers else {}
-        blocks = [span.block["terms"] for span in self._scan.spans]
-        measured = {name for block in blocks for name, of_one in block.items() if "loss" in of_one.figures}
-        terms = self._scan.terms.items()
+        measured, terms = self._scan.with_figure("loss"), self._scan.terms.items()
         return {n: known[n].weight for n, ever in terms if not ever and n in known and n in measured}
 
     @property
@@ -173,10 +173,25 @@ class JournalIndex:
         return self._scan.headers[-1].term if self._term is None else self._term
 
     @property
+    def together(self) -> bool:
+        """Whether it is of no term in particular, in a run of several adaptive weights or of balanced ones."""
+        return self._term is None and (len(self.terms) > 1 or self.balance is not None)
+
+    @property
     def balance(self) -> Values | None:
         """The strategy by which the weights are decided on together, as plain values; `None`: each by itself."""
         balance = self._scan.headers[-1].balance if self._scan.headers else None
         return None if balance is None else balance["strategy"]
+
+    @property
+    def intent(self) -> float | None:
+        """Part of the gradient that the term is to make; `None`: no balance says so."""
+        return self._scan.intents.get(self.term)
+
+    @property
+    def loss_limit(self) -> float | None:
+        """What a balance keeps the term's loss at; `None`: nothing does."""
+        return None if self.balance is None else loss_limits_of(self.balance).get(self.term)
 
     @property
     def headers(self) -> list[Values]:
@@ -307,6 +322,24 @@ class _Scan:
         """All terms, those of the last header first, and whether their weights were ever adaptive."""
         adaptive = {name for header in self.headers for name in header.adaptive}
         return {name: name in adaptive for header in reversed(self.headers) for name in header.terms}
+
+    @property
+    def intents(self) -> Mapping[str, float]:
+        """Part of the gradient that terms are to make: as the strategy says or, one of a user's own, its decisions."""
+        header = self.headers[-1] if self.headers else None
+        if header is None or header.balance is None:
+            return {}
+        found = intents_of(header.balance["strategy"], header.adaptive, self.with_figure("share"))
+        if found is not None:
+            return found
+        said = [event["evidence"] for event in self.events if not event["term"] and event["step"] > header.step]
+        last = said[-1] if said else {}
+        return {name[len(_INTENT) :]: value for name, value in last.items() if name.startswith(_INTENT)}
+
+    def with_figure(self, figure: str) -> set[str]:
+        """Return the names of the terms that have a figure somewhere."""
+        blocks = (span.block["terms"] for span in self.spans)
+        return {name for block in blocks for name, of_one in block.items() if figure in of_one.figures}
 
     @property
     def spans(self) -> list[Span]:

@@ -12,6 +12,7 @@ from typing import Any
 from keras_adaptive_weights.journal.header import Header
 from keras_adaptive_weights.journal.lines import OUTCOME_FIGURES, TermBlock, Values
 
+_OF_THE_SUM = frozenset({"smoothed_loss", "running_average"})
 _COMMON = ("kind", "step", "total_loss", "gradient_norm", "applied", "loss_scaling", "dampening", "non_finite")
 
 
@@ -42,11 +43,13 @@ class Rows:
     def split(self, values: Values) -> dict[str, Values]:
         """Return what a step line says of each term: its `weight`, `loss`, `action`, `reason`, figures, and the rest.
 
-        Where the batch had nothing of the term to measure, the loss is NaN and `empty` true.
+        Where the batch had nothing of the term to measure, the loss is NaN and `empty` true. A balance smooths the
+        weighted sum of the losses, and not that of a term: of these figures a term of a balance has none.
         """
         self.carry(values)
         common = {name: values[name] for name in _COMMON if name in values}
         losses, decided, rows = values["losses"], values.get("decided", {}), {}
+        left_out = _OF_THE_SUM if "" in decided else ()
         for name, weight in self.weights.items():
             row: dict[str, Any] = common | {"weight": weight, "loss": losses.get(name, math.nan)}
             if name not in losses:
@@ -60,7 +63,8 @@ class Rows:
             if outcome is not None:
                 action, reason, *figures = outcome
                 named = zip(OUTCOME_FIGURES, figures, strict=True)
-                row |= {"action": action, "reason": reason, **{n: value for n, value in named if value is not None}}
+                known = {n: value for n, value in named if value is not None and n not in left_out}
+                row |= {"action": action, "reason": reason, **known}
             rows[name] = row
         return rows
 

@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
+from keras_adaptive_weights.deciding.named_balance import FORMS, balance_of
 from keras_adaptive_weights.deciding.printable import bounded, printable
 from keras_adaptive_weights.journal.index import JournalIndex
 from keras_adaptive_weights.journal.places import place
-from keras_adaptive_weights.journal.reader import read_journal
+from keras_adaptive_weights.journal.reader import Journal, read_journal
 from keras_adaptive_weights.operating.control import ACTIONS, Switch
 from keras_adaptive_weights.operating.text import Style, change_of, print_json, say, status_lines, what_if_lines
 from keras_adaptive_weights.recording.run_folder import find_journal
 from keras_adaptive_weights.recording.what_if import CAVEAT, WhatIf, parse_settings, what_if
-from keras_adaptive_weights.showing.picture import draw_run, draw_what_if, write_picture
+from keras_adaptive_weights.showing.picture import draw_run, write_picture
 from keras_adaptive_weights.showing.report import Report, make_report, open_index, to_html, to_text
+from keras_adaptive_weights.showing.what_if_picture import draw_what_if
 from keras_adaptive_weights.version import __version__
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -89,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--set", metavar="NAME=VALUE", action="append", default=[], help="a setting to try; repeatable"
     )
+    text = f"what is to decide on all weights together: {FORMS}"
+    command.add_argument("--balance", type=_Balance, metavar="NAME", help=text)
     command.add_argument("--png", metavar="FILE", help="also write both weight paths as a picture (extra 'plot')")
     texts = {
         "disable": "ask a training process to return to the base weight and stay there",
@@ -113,6 +117,16 @@ def _seconds(text: str) -> float:
     if not 0.0 <= value <= 86_400.0:
         raise argparse.ArgumentTypeError(f"must be between 0 and 86400, received {text}")
     return value
+
+
+class _Balance:
+    """A balance that is to be tried: its name, and the strategy; None: the guide's rule, term by term."""
+
+    def __init__(self, name: str) -> None:
+        try:
+            self.name, self.strategy = name, balance_of(name)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(printable(error, _LONGEST_ERROR)) from None
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -148,32 +162,47 @@ def _status_values(report: Report) -> dict[str, Any]:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    journal = read_journal(find_journal(options.path))
-    terms = list(journal.terms) if options.term is None else [options.term]
-    if options.png and len(terms) > 1:
-        say(f"keras-adaptive-weights replay: --png shows one term: write --term with one of {terms}.", sys.stderr)
+    balance = options.balance and options.balance.strategy
+    journal = read_journal(find_journal(options.path), joint=balance is not None)
+    terms = [""] if journal.joint else list(journal.terms) if options.term is None else [options.term]
+    if wrong := _wrong_usage(options, journal, terms):
+        say(f"keras-adaptive-weights replay: {wrong}", sys.stderr)
         return USAGE
     replayed, done = {}, True
     for term in terms:
-        of_term = journal.of(term)
+        of_term = journal.of(term) if term else journal
         recorded = of_term.headers[0].config
         try:
             config = parse_settings(options.set, recorded)
         except ValueError as error:
             say(f"keras-adaptive-weights replay: {printable(error, _LONGEST_ERROR)}", sys.stderr)
             return USAGE
-        result = what_if(of_term, config if options.set else None)
-        done &= bool(options.set or result.same)
+        result = what_if(of_term, config if options.set else None, balance)
+        done &= bool(options.set or options.balance or result.same)
         if options.png:
             write_picture(options.png, draw_what_if(result, of_term))
         replayed[term] = _replayed_values(result, config)
         if not options.json:
             style = Style.of(sys.stdout)
             heading = [f"{style.bold}{printable(term, 60)}{style.plain}"] if len(terms) > 1 else []
-            say("\n".join([*heading, *what_if_lines(result, recorded, style), *([""] if heading else [])]))
+            lines = what_if_lines(result, recorded, style, options.balance and options.balance.name)
+            say("\n".join([*heading, *lines, *([""] if heading else [])]))
     if options.json:
         print_json({"terms": replayed} if len(terms) > 1 else replayed[terms[0]])
     return OK if done else FAILED
+
+
+def _wrong_usage(options: argparse.Namespace, journal: Journal, terms: Sequence[str]) -> str | None:
+    """Return what cannot be replayed as it is asked for, or None."""
+    if options.png and len(terms) > 1:
+        return f"--png shows one term: write --term with one of {terms}."
+    if not journal.joint:
+        return None
+    if options.term is not None:
+        return "--term: what is decided on all terms together cannot be decided again for one."
+    if options.balance is not None and options.balance.strategy is None:
+        return "--balance guide: the record is of a balance, and cannot be decided again term by term."
+    return None
 
 
 def _replayed_values(result: WhatIf, config: AdaptiveWeightConfig) -> dict[str, Any]:

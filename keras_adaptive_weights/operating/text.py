@@ -12,10 +12,11 @@ from typing import Any, TextIO
 
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Decision
+from keras_adaptive_weights.deciding.joint import JointDecision, Weights, by_term
 from keras_adaptive_weights.deciding.printable import encodable, printable
 from keras_adaptive_weights.journal.lines import encode
 from keras_adaptive_weights.recording.what_if import CAVEAT, SHADOW, WhatIf
-from keras_adaptive_weights.showing.explain import headline
+from keras_adaptive_weights.showing.explain import headline, moves_of
 from keras_adaptive_weights.showing.report import Report
 from keras_adaptive_weights.showing.verdict import duration, standing_text
 
@@ -80,28 +81,35 @@ def status_lines(report: Report, style: Style) -> list[str]:
     if not report.latest:
         return [*lines, "last        no decision other than hold yet"]
     event = report.latest[0]
-    whose = f"{printable(event['term'], 60)} " if report.several and event.get("term") else ""
     note = f" ({printable(event['note'])})" if event.get("note") else ""
-    what = f"{whose}{printable(event['action'], 60)} {change_of(event)}, {headline(event['reason'])}{note}"
+    what = f"{printable(event['action'], 60)} {change_of(event, report.several)}, {headline(event['reason'])}{note}"
     return [*lines, f"last        step {event['step']:,}: {what}", f"            {printable(event.get('advice', ''))}"]
 
 
-def change_of(event: Mapping[str, Any]) -> str:
-    """Return the weights of a recorded event, and what stays in force in a shadow run."""
-    held = f" in shadow ({float(event['held_weight']):.4g} stays in force)" if "held_weight" in event else ""
-    return f"{float(event['old_weight']):.4g} -> {float(event['new_weight']):.4g}{held}"
+def change_of(event: Mapping[str, Any], named: bool = False) -> str:
+    """Return the weights of a recorded event, and what stays in force in a shadow run; `named`: after their terms."""
+    moves = []
+    for term, old, new, held in moves_of(event):
+        whose = f"{printable(term, 60)} " if term and named else ""
+        shadow = "" if held is None else f" in shadow ({held:.4g} stays in force)"
+        moves.append(f"{whose}{old:.4g} -> {new:.4g}{shadow}")
+    return ", ".join(moves) or "no weight"
 
 
-def what_if_lines(result: WhatIf, recorded: AdaptiveWeightConfig, style: Style) -> list[str]:
+def what_if_lines(
+    result: WhatIf, recorded: AdaptiveWeightConfig, style: Style, balance: str | None = None
+) -> list[str]:
     """Return what `replay` prints: what differs in the settings, both lists of events side by side, and the end."""
     before, after = recorded.to_dict(), result.config.to_dict()
     changed = [f"{name}: {before[name]} -> {value}" for name, value in after.items() if value != before[name]]
+    if balance is not None:
+        changed.insert(0, f"balance: {printable(balance, 60)}")
     if not changed:
         verdict = "reproduces the record exactly" if result.same else "differs from the record"
         lines = [f"{style.bold}Replay under the recorded settings {verdict}{style.plain}"]
     else:
         lines = [f"{style.bold}What if{style.plain} {', '.join(changed)}", *textwrap.wrap(CAVEAT, 100)]
-    if any(event.held_weight is not None for event in result.recorded):
+    if any(one.held_weight is not None for event in result.recorded for one in by_term(event)):
         lines += textwrap.wrap(SHADOW, 100)
     width = 52
     lines += ["", f"{style.bold}{'recorded':<{width}}  what if{style.plain}"]
@@ -113,13 +121,13 @@ def what_if_lines(result: WhatIf, recorded: AdaptiveWeightConfig, style: Style) 
         lines.append(f"... {len(pairs) - _ROWS:,} more (all of them with --json)")
     ends = (result.recorded_path[-1][1], result.path[-1][1])
     counts = (len(result.recorded), len(result.decided))
-    totals = [f"{count:,} events, weight ends at {end:.4g}" for count, end in zip(counts, ends, strict=True)]
+    totals = [f"{count:,} events, weight ends at {_weight(end)}" for count, end in zip(counts, ends, strict=True)]
     lines += ["", f"{totals[0]:<{width}}  {totals[1]}"]
     held = ", ".join(f"{headline(reason)} {count:,}" for reason, count in list(result.holds.items())[:6])
     return [*lines, f"held by (what if): {held}"]
 
 
-def _side_by_side(result: WhatIf) -> Iterator[tuple[Decision | None, Decision | None]]:
+def _side_by_side(result: WhatIf) -> Iterator[tuple[Any, Any]]:
     """Yield the events of both sides in the order of their steps, those of one step together."""
     left, right = deque(result.recorded), deque(result.decided)
     while left or right:
@@ -128,7 +136,15 @@ def _side_by_side(result: WhatIf) -> Iterator[tuple[Decision | None, Decision | 
         yield pair[0], pair[1]
 
 
-def _brief(event: Decision | None) -> str:
+def _brief(event: Decision | JointDecision | None) -> str:
     if event is None:
         return ""
-    return f"{event.step:>7} {event.action} {event.new_weight:.4g} {headline(event.reason)}"
+    weight = event.new_weight if isinstance(event, Decision) else event.new_weights
+    return f"{event.step:>7} {event.action} {_weight(weight)} {headline(event.reason)}"
+
+
+def _weight(weight: float | Weights) -> str:
+    """Return a weight, or those of all terms."""
+    if not isinstance(weight, Mapping):
+        return f"{weight:.4g}"
+    return ", ".join(f"{printable(name, 60)} {one:.4g}" for name, one in weight.items())

@@ -24,6 +24,7 @@ from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.plugins.text import metadata as text_metadata
 
 from keras_adaptive_weights.deciding.decision import Action, Decision, Reason
+from keras_adaptive_weights.deciding.described_strategy import loss_limits_of
 from keras_adaptive_weights.deciding.joint import JointDecision, JointObservation, by_term
 from keras_adaptive_weights.deciding.printable import LONGEST_NOTE, printable
 from keras_adaptive_weights.deciding.term_names import weight_name
@@ -96,7 +97,7 @@ class TensorBoardObserver:
             self._events = EventFile(folder, header.step)
             opened.pop_all()
         if not all(f"{_PREFIX}/{name}/weight" in self._events.tags for name in header.adaptive):
-            self._events.add(header.step, time.time(), [_layout(header.adaptive)])
+            self._events.add(header.step, time.time(), [_layout(header)])
         self._backlog = Backlog(self._write_notes)
 
     def note(self, steps: Sequence[JointObservation], decisions: Sequence[Decision | JointDecision]) -> None:
@@ -172,7 +173,11 @@ class TensorBoardObserver:
             yield term, "cooling_left", max(0.0, evidence["cooling"] - evidence["steps_since_change"])
 
     def _measured(self, note: Note) -> Iterator[tuple[str, str, float]]:
-        """Yield the share of each term, and what it is to be, where a balance knows them."""
+        """Yield the share of each term, and what it is to be, where a balance knows them; and the loss of each."""
+        if self._header.balance is not None and note.steps:
+            for term, loss in note.steps[-1].losses.items():
+                if term in self._header.terms and math.isfinite(loss):
+                    yield term, "loss", loss
         for decision in note.decisions:
             for name, value in decision.evidence.items():
                 kind, _, term = name.partition(".")
@@ -191,26 +196,49 @@ class TensorBoardObserver:
         return Summary.Value(tag=tag, tensor=tensor, metadata=metadata)
 
 
-def _layout(terms: Iterable[str]) -> Summary.Value:
-    """Return a custom-scalars layout: of each term the weight inside its bounds, then the evidence."""
-    layout = layout_pb2.Layout(category=[layout_pb2.Category(title=term, chart=_charts(term)) for term in terms])
+def _layout(header: Header) -> Summary.Value:
+    """Return a custom-scalars layout: of each term the weight inside its bounds, then the evidence.
+
+    With a balance this is on all weights together, which have a category of their own before those of the terms.
+    """
+    categories = {term: [_within_bounds(term), *_evidence(term)] for term in header.adaptive}
+    if header.balance is not None:
+        shares = not loss_limits_of(header.balance["strategy"])  # a limit of a loss is no part of a gradient
+        parts = [_lines("parts of the gradient", *_tags(header.terms, "share"))] if shares else []
+        together = [_lines("weights", *_tags(header.adaptive, "weight")), *parts, *_evidence(_BALANCE)]
+        categories = {_BALANCE: together} | {term: _of_balanced(term, shares=shares) for term in header.adaptive}
+    layout = layout_pb2.Layout(
+        category=[layout_pb2.Category(title=name, chart=categories[name]) for name in categories]
+    )
     tensor = TensorProto(dtype=DT_STRING, string_val=[layout.SerializeToString()])
     return Summary.Value(
         tag=layout_metadata.CONFIG_SUMMARY_TAG, tensor=tensor, metadata=layout_metadata.create_summary_metadata()
     )
 
 
-def _charts(term: str) -> list[layout_pb2.Chart]:
-    tag, names = f"{_PREFIX}/{term}/", re.escape(f"{_PREFIX}/{term}/")
+def _tags(terms: Iterable[str], *names: str) -> list[str]:
+    """Return patterns for scalars of terms."""
+    return [f"{re.escape(f'{_PREFIX}/{term}/')}{name}$" for term in terms for name in names]
+
+
+def _within_bounds(term: str) -> layout_pb2.Chart:
+    tag = f"{_PREFIX}/{term}/"
     bounds = layout_pb2.MarginChartContent.Series(value=f"{tag}weight", lower=f"{tag}minimum", upper=f"{tag}maximum")
+    margin = layout_pb2.MarginChartContent(series=[bounds])
+    return layout_pb2.Chart(title=f"{weight_name(term)} within its bounds", margin=margin)
+
+
+def _of_balanced(term: str, *, shares: bool) -> list[layout_pb2.Chart]:
+    parts = [_lines("part of the gradient and its intent", *_tags([term], "share", "intent"))] if shares else []
+    return [_within_bounds(term), *parts, _lines("loss", *_tags([term], "loss"))]
+
+
+def _evidence(term: str) -> list[layout_pb2.Chart]:
     return [
-        layout_pb2.Chart(
-            title=f"{weight_name(term)} within its bounds", margin=layout_pb2.MarginChartContent(series=[bounds])
-        ),
-        _lines("loss and its running average", f"{names}loss$", f"{names}running_average$"),
-        _lines("loss ratio", f"{names}loss_ratio$"),
-        _lines("gradient norm and its average", f"{names}gradient_norm$", f"{names}average_gradient_norm$"),
-        _lines("loss variance", f"{names}loss_variance$"),
+        _lines("loss and its running average", *_tags([term], "loss", "running_average")),
+        _lines("loss ratio", *_tags([term], "loss_ratio")),
+        _lines("gradient norm and its average", *_tags([term], "gradient_norm", "average_gradient_norm")),
+        _lines("loss variance", *_tags([term], "loss_variance")),
     ]
 
 

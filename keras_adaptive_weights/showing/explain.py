@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras_adaptive_weights.deciding.decision import Reason
 from keras_adaptive_weights.deciding.printable import printable
@@ -70,6 +70,25 @@ _MEANING: dict[str, str] = {
     Reason.HOLDING: "{max_rollbacks} changes in a row had to be undone, so the weights stay where they are: lower the "
     "learning rate or keep fixed weights, or call enable() to go on.",
 }
+
+
+class Move(NamedTuple):
+    """What an event does to the weight of a term: from, to, and in a shadow run what stays in force, else None."""
+
+    term: str
+    old: float
+    new: float
+    held: float | None
+
+
+def moves_of(event: Mapping[str, Any]) -> list[Move]:
+    """Return what an event did to its weight; one on all weights of a balance, to those that moved."""
+    if "old_weight" in event:
+        held = event.get("held_weight")
+        return [Move(event.get("term", ""), float(event["old_weight"]), float(event["new_weight"]), held)]
+    held, new = event.get("held_weights", {}), event["new_weights"]
+    moves = [Move(name, float(old), float(new[name]), held.get(name)) for name, old in event["old_weights"].items()]
+    return [move for move in moves if move.new != move.old]
 
 
 class _Unknown(dict[str, Any]):

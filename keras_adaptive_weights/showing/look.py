@@ -28,13 +28,14 @@ class Line:
     """A line of a panel: the journal's figure, what it is called, and its role, which has a colour.
 
     `raw` is every step, `main` what the controller looks at, `second` what it compares that with. An optional line is
-    named only where there is one.
+    named only where there is one; one that is measured seldom goes on over the steps between.
     """
 
     figure: str
     label: str
     role: str
     optional: bool = False
+    seldom: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,8 @@ class Limit:
 class Panel:
     """What is drawn over the same steps in one panel; see `scales` for its kind of scale.
 
-    `title` is for one term, `several` for a run with several.
+    `title` is for one term, `several` for a run with several, `balanced` for one with a balance, where that says more.
+    `when`: shown only where the weights are "balanced" and the figure was measured, or each is decided on "alone".
     """
 
     id: str
@@ -59,6 +61,12 @@ class Panel:
     scale: str
     lines: tuple[Line, ...]
     limits: tuple[Limit, ...]
+    when: str = ""
+    balanced: str = ""
+
+    def is_shown(self, *, balanced: bool, measured: bool) -> bool:
+        """Return whether it is, where weights are balanced or not, and the figure of its first line was measured."""
+        return {"balanced": balanced and measured, "alone": not balanced}.get(self.when, True)
 
 
 @cache
@@ -91,6 +99,12 @@ def phases() -> tuple[str, ...]:
     return tuple(_look()["phases"])
 
 
+def dash_of(number: int) -> list[float]:
+    """Return the lengths of dashes and gaps of a term's line, by its number; none: a whole line."""
+    dashes = _look()["dashes"]
+    return list(dashes[number % len(dashes)])
+
+
 def in_order(kinds: Iterable[str]) -> list[str]:
     """Return kinds of markers in the order they are named in; those of a newer version last."""
     known = list(_look()["kinds"])
@@ -118,7 +132,13 @@ def kind_of(event: Mapping[str, Any]) -> str:
 
 
 def limit_values(panel: Panel, header: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Return the limits of a panel that are set in a run, by what they are called."""
-    settings = {**header.get("config", {}), "base_weight": header["base_weight"]}
+    """Return the limits of a panel that are set in a run, by what they are called.
+
+    Args:
+        panel: The panel.
+        header: A term's, with its `base_weight` and `config`, and what a balance aims at: `intent` and `loss_limit`.
+    """
+    aims = {name: header.get(name) for name in ("base_weight", "intent", "loss_limit")}
+    settings = {**header.get("config", {}), **aims}
     found = ((limit.label, settings.get(limit.setting)) for limit in panel.limits)
     return [(label, float(value)) for label, value in found if value is not None]

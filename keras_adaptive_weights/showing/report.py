@@ -13,10 +13,10 @@ from keras_adaptive_weights.deciding.decision import Action
 from keras_adaptive_weights.deciding.printable import printable
 from keras_adaptive_weights.journal.index import JournalIndex
 from keras_adaptive_weights.recording.run_folder import find_journal, liveliness
-from keras_adaptive_weights.showing.explain import headline, meaning
+from keras_adaptive_weights.showing.explain import headline, meaning, moves_of
 from keras_adaptive_weights.showing.look import colours
 from keras_adaptive_weights.showing.verdict import Concern, Standing, concerns, duration, standing, standing_text
-from keras_adaptive_weights.showing.view import View, last_header, view
+from keras_adaptive_weights.showing.view import View, last_header, parts_of_the_gradient, view
 
 _LATEST = 10
 _LONGEST_LINE = 2000
@@ -47,7 +47,11 @@ class Holds:
 
 @dataclass(frozen=True, slots=True)
 class TermState:
-    """A term of the loss after the last step: its weight, and of an adaptive one base, events and the last of them."""
+    """A term of the loss after the last step: its weight, and of an adaptive one base, events and the last of them.
+
+    `share` is the part of the gradient that it made at the end, `intent` that which a balance is to give it. None: not
+    measured, or nobody said.
+    """
 
     term: str
     weight: float
@@ -56,6 +60,8 @@ class TermState:
     enabled: bool
     events: int
     last: int | None
+    share: float | None = None
+    intent: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,10 @@ class Report:
         enabled: Whether adaptation is on.
         shadow: Whether the last `fit` was a shadow run, whose decisions were not put into force.
         proposed: Weight that was decided on last: that in force, or what a shadow run proposes.
-        largest_change: Largest relative change of one decision that took effect, without disables.
+        balance: Name of the strategy that decides on all weights together; empty: each is decided on by itself.
+        calibrated: Step of the one calibration of a balance; None: there was none.
+        largest_change: Largest relative change of one decision that took effect, without disables, a calibration and
+            what undoes it.
         skipped: Steps the optimizer did not take; `loss_scaling` of them are routine.
         dampened: Steps whose loss was a spike, and whose gradients were scaled down.
         resumed: How often the run was resumed.
@@ -104,6 +113,8 @@ class Report:
     enabled: bool
     shadow: bool
     proposed: float
+    balance: str
+    calibrated: int | None
     largest_change: float
     skipped: int
     loss_scaling: int
@@ -161,6 +172,8 @@ def make_report(path: str | os.PathLike[str], term: str | None = None) -> Report
         enabled=config["enabled"] and not index.disabled,
         shadow=index.shadow,
         proposed=index.proposed,
+        balance=str((index.balance or {}).get("strategy", "")),
+        calibrated=next((event["step"] for event in index.events if event["action"] == Action.CALIBRATE), None),
         largest_change=_largest_change(index.events),
         skipped=len(seen.skipped),
         loss_scaling=sum(routine for _, _, routine in seen.skipped),
@@ -178,12 +191,16 @@ def make_report(path: str | os.PathLike[str], term: str | None = None) -> Report
 
 def _terms(index: JournalIndex) -> list[TermState]:
     states = []
+    parts = parts_of_the_gradient(index)
+    shares = {name: (parts.get(name), index.of(name).intent) for name in [*index.terms, *index.fixed]}
     for one in map(index.of, index.terms):
         header, events = last_header(one), one.events
         enabled = bool(header["config"]["enabled"]) and not one.disabled
         last = events[-1]["step"] if events else None
-        states.append(TermState(one.term, one.weight, True, header["base_weight"], enabled, len(events), last))
-    return states + [TermState(name, weight, False, weight, False, 0, None) for name, weight in index.fixed.items()]
+        about = (True, header["base_weight"], enabled, len(events), last)
+        states.append(TermState(one.term, one.weight, *about, *shares[one.term]))
+    fixed = index.fixed.items()
+    return states + [TermState(name, weight, False, weight, False, 0, None, *shares[name]) for name, weight in fixed]
 
 
 def open_index(path: str | os.PathLike[str], term: str | None = None) -> JournalIndex:
@@ -220,7 +237,7 @@ def to_text(report: Report, *, bold: str = "", plain: str = "") -> str:
     lines: list[str] = []
     for heading, body in (
         (_title(report), facts),
-        *([("All terms", _text_table(_TERM_HEADS, _term_rows(report)))] if len(report.terms) > 1 else []),
+        *([("All terms", _text_table(_term_heads(report), _term_rows(report)))] if len(report.terms) > 1 else []),
         ("Is something wrong?", [f"  {concern.level:<6} {concern.text}" for concern in report.concerns] or [_FINE]),
         (_moves_heading(report), moves or ["  It did not."]),
         ("Why it did not", holds),
@@ -245,14 +262,14 @@ def to_html(report: Report, picture: bytes, dark: bytes | None = None) -> str:
         ("reason", "times", "share", "meaning"),
         [(headline(hold.reason), f"{hold.count:,}", f"{hold.share:.1%}", hold.meaning) for hold in report.holds],
     )
-    terms = f"<h2>All terms</h2>{_html_table(_TERM_HEADS, _term_rows(report))}" if len(report.terms) > 1 else ""
+    terms = f"<h2>All terms</h2>{_html_table(_term_heads(report), _term_rows(report))}" if len(report.terms) > 1 else ""
     latest = _html_table(
         ("step", "action", "weight", "reason", "note", "advice"),
         [
             (
                 f"{event['step']:,}",
                 event["action"],
-                _of_term(event, report) + _change(event),
+                _change(event, report),
                 headline(event["reason"]),
                 event.get("note", ""),
                 event.get("advice", ""),
@@ -294,7 +311,9 @@ def _title(report: Report) -> str:
     return f"Adaptive weight of {report.term}"
 
 
-_TERM_HEADS = ("term", "weight", "base", "adaptation", "events", "last")
+def _term_heads(report: Report) -> tuple[str, ...]:
+    shares = ("share", "intent") if any(state.share is not None for state in report.terms) else ()
+    return ("term", "weight", "base", "adaptation", "events", "last", *shares)
 
 
 def _term_rows(report: Report) -> list[tuple[str, ...]]:
@@ -303,13 +322,10 @@ def _term_rows(report: Report) -> list[tuple[str, ...]]:
         name, weight = printable(state.term, 60), f"{state.weight:.4g}"
         last = "" if state.last is None else f"{state.last:,}"
         how = ("enabled" if state.enabled else "disabled") if state.adaptive else "fixed"
-        rows.append((name, weight, f"{state.base:.4g}", how, f"{state.events:,}" if state.adaptive else "", last))
+        shares = ["" if share is None else f"{share:.1%}" for share in (state.share, state.intent)]
+        events = f"{state.events:,}" if state.adaptive else ""
+        rows.append((name, weight, f"{state.base:.4g}", how, events, last, *shares)[: len(_term_heads(report))])
     return rows
-
-
-def _of_term(event: dict[str, Any], report: Report) -> str:
-    """Return whose event it is, where there are several weights."""
-    return f"{printable(event['term'], 60)} " if report.several and event.get("term") else ""
 
 
 def _moves_heading(report: Report) -> str:
@@ -333,6 +349,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
             f"{report.lowest:.4g} to {report.highest:.4g}, largest single change {report.largest_change:.1%}",
         ),
         ("adaptation", "enabled" if report.enabled else "disabled"),
+        *([("balance", _balance(report))] if report.balance else []),
         ("at present", "no decision yet" if report.standing is None else standing_text(report.standing)),
         ("skipped steps", skipped),
         *([("dampened steps", f"{report.dampened:,}")] if report.dampened else []),
@@ -341,6 +358,12 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         held = f"decisions are recorded only, {report.weight:.4g} stays in force; proposed is {report.proposed:.4g}"
         facts.append(("shadow run", held))
     return facts + ([("unreadable", f"{report.problems:,} lines")] if report.problems else [])
+
+
+def _balance(report: Report) -> str:
+    """Return what decides on all weights together, and since when they are where it measured that they should be."""
+    when = "not calibrated" if report.calibrated is None else f"calibrated at step {report.calibrated:,}"
+    return f"{printable(report.balance, 60)} decides on all weights together, {when}"
 
 
 def _move_rows(report: Report, *, meanings: bool = False) -> list[tuple[str, ...]]:
@@ -375,25 +398,29 @@ def _weights(index: JournalIndex) -> list[float]:
 
 
 def _largest_change(events: Iterable[dict[str, Any]]) -> float:
-    changes = [
-        max(float(event["new_weight"]), float(event["old_weight"]))
-        / min(float(event["new_weight"]), float(event["old_weight"]))
-        - 1.0
-        for event in events
-        if event["action"] != Action.DISABLE and "held_weight" not in event
-    ]
-    return max(changes, default=0.0)
+    largest, jumped = 0.0, False
+    for event in events:
+        (move,) = moves_of(event)
+        undone = jumped and event["action"] == Action.ROLLBACK
+        if move.held is None and not undone and event["action"] not in (Action.DISABLE, Action.CALIBRATE):
+            largest = max(largest, move.new / move.old - 1.0, move.old / move.new - 1.0)
+        if move.new != move.old:
+            jumped = event["action"] == Action.CALIBRATE
+    return largest
 
 
-def _change(event: dict[str, Any]) -> str:
-    proposed = " (shadow)" if "held_weight" in event else ""
-    return f"{float(event['old_weight']):.4g} → {float(event['new_weight']):.4g}{proposed}"
+def _change(event: dict[str, Any], report: Report) -> str:
+    """Return the weights of an event, after their terms where there are several."""
+    changes = []
+    for term, old, new, held in moves_of(event):
+        whose = f"{printable(term, 60)} " if term and report.several else ""
+        changes.append(f"{whose}{old:.4g} → {new:.4g}{'' if held is None else ' (shadow)'}")
+    return ", ".join(changes) or "no weight"
 
 
 def _event_line(event: dict[str, Any], report: Report) -> str:
     note = f" ({printable(event['note'])})" if event.get("note") else ""
-    action = printable(event["action"], 60)
-    what = f"{_of_term(event, report)}{action} {_change(event)}"
+    what = f"{printable(event['action'], 60)} {_change(event, report)}"
     return f"step {event['step']:,}: {what}, {headline(event['reason'])}{note}"
 
 

@@ -3,9 +3,11 @@
 Kinds of scale, by the panel's `scale`:
 
 - `moved`: fits to what the weight did in view, with at least a change or two of room, so that a single change of five
-  per cent is seen; a bound, or the base, that is far from there is for the edge of the panel to name;
+  per cent is seen; a bound, or the base, that is far from there is for the edge of the panel to name; logarithmic where
+  that reaches over more than a factor of ten;
 - `spread`: logarithmic where the values are positive and reach over more than a factor of ten, else linear;
 - `plain`: linear;
+- `part`: linear from 0;
 - `root`: square root from 0, for figures that are mostly small, up to eight times their limit.
 
 But for the first, a few spikes do not set the scale: what they reach beyond is marked at its edge.
@@ -48,16 +50,32 @@ def scale_of(panel: Panel, seen: View, index: JournalIndex) -> Scale:
         seen: The window.
         index: The journal that it is of.
     """
-    limits = [value for _, value in limit_values(panel, last_header(index))]
+    limits = [value for _, value in limits_of(panel, index)]
     if panel.scale == "moved":
         return _moved(panel, seen, index.events, limits)
     columns = [(line.figure, which) for line in panel.lines for which in ("last", "least", "greatest")]
     values = [value for column in columns for value in seen.column(*column) if math.isfinite(value)]
     usual = [value for line in panel.lines for value in _usual(seen, line.figure)]
+    if panel.scale == "part":
+        return Scale("linear", 0.0, 1.06 * max([*values, *limits], default=1.0))
     if panel.scale == "root":
         _, high = _without_spikes("root", usual, values)
         return Scale("root", 0.0, 1.06 * min([max([high, *limits]), *(_ROOT_CAP * limit for limit in limits)]) or 1.0)
     return spread_scale(usual, values, limits, logarithmic=panel.scale == "spread")
+
+
+def joined(scales: Sequence[Scale]) -> Scale:
+    """Return one scale for several curves of a panel."""
+    low, high = min(scale.low for scale in scales), max(scale.high for scale in scales)
+    kinds = {scale.kind for scale in scales}
+    logarithmic = low > 0.0 and ("log" in kinds or (len(scales) > 1 and high > _LOGARITHMIC_FROM * low))
+    kind = "log" if logarithmic else kinds.pop() if len(kinds) == 1 else "linear"
+    return Scale(kind, low, high)
+
+
+def limits_of(panel: Panel, index: JournalIndex) -> list[tuple[str, float]]:
+    """Return the limits of a panel for a term, by what they are called."""
+    return limit_values(panel, {**last_header(index), "intent": index.intent, "loss_limit": index.loss_limit})
 
 
 def spread_scale(
@@ -94,6 +112,9 @@ def _moved(panel: Panel, seen: View, events: Iterable[Mapping[str, Any]], limits
             values += [float(event["old_weight"]), float(event["new_weight"])]
     finite = [value for value in values if math.isfinite(value)] or list(limits) or [1.0]
     low, high = min(finite), max(finite)
+    if low > 0.0 and high / low > _LOGARITHMIC_FROM:
+        pad = (high / low) ** 0.12
+        return Scale("log", low / pad, high * pad)
     room = max(0.0, _LEAST_SPAN * abs(high) - (high - low)) / 2
     span = high - low + 2 * room or 1.0
     low, high = low - room - 0.12 * span, high + room + 0.12 * span

@@ -12,12 +12,11 @@ from keras_adaptive_weights.deciding.decision import Action, Reason
 from keras_adaptive_weights.deciding.printable import printable
 from keras_adaptive_weights.journal.index import JournalIndex
 from keras_adaptive_weights.showing.explain import RECOVERIES, headline, meaning
-from keras_adaptive_weights.showing.view import View, last_header
+from keras_adaptive_weights.showing.view import CHANGES, View, last_header
 
 _RECENT_STEPS, _RECENT_SHARE = 200, 0.1
 _LOOKED_BACK = 2
 _LAST_CHANGES, _MANY_UNDONE = 6, 3
-_CHANGES = (Action.INCREASE, Action.DECREASE)
 _TROUBLE = (
     Reason.HIGH_VARIANCE,
     Reason.NO_SCALE,
@@ -26,6 +25,8 @@ _TROUBLE = (
     Reason.GRADIENTS_BLOCK_INCREASE,
     Reason.AT_MAX,
     Reason.AT_MIN,
+    Reason.TARGETS_OUT_OF_REACH,
+    Reason.HOLDING,
 )
 
 
@@ -169,7 +170,7 @@ def _times(number: int, what: str) -> str:
 
 
 def _about_changes(index: JournalIndex) -> Iterator[Concern]:
-    changes = [event for event in index.events if event["action"] in (*_CHANGES, Action.ROLLBACK)][-_LAST_CHANGES:]
+    changes = [event for event in index.events if event["action"] in (*CHANGES, Action.ROLLBACK)][-_LAST_CHANGES:]
     undone = [event for event in changes if event["action"] == Action.ROLLBACK and event["reason"] != Reason.MANUAL]
     if len(undone) >= _MANY_UNDONE:
         text = f"{len(undone)} of the last changes undone, last at step {undone[-1]['step']:,}"

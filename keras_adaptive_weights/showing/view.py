@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +17,10 @@ from keras_adaptive_weights.journal.lines import Values
 
 _COARSEST = 8
 _FIRST_LOSSES = 50
-_TRIED = (Action.INCREASE, Action.DECREASE)
-_PHASE_EVENTS = (Action.INCREASE, Action.DECREASE, Action.ROLLBACK, Action.DISABLE, Action.ENABLE, Action.RESET)
+_LAST_NORMS = 10
+CHANGES = (Action.INCREASE, Action.DECREASE, Action.BALANCE, Action.CALIBRATE)
+"""Actions after which a trial begins."""
+_PHASE_EVENTS = (*CHANGES, Action.ROLLBACK, Action.DISABLE, Action.ENABLE, Action.RESET)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,28 @@ def first_average(index: JournalIndex) -> float:
     return math.fsum(first) / len(first) if first else math.nan
 
 
+def parts_of_the_gradient(index: JournalIndex) -> dict[str, float]:
+    """Return the part that each term makes under the weights in force; of those whose norms are measured.
+
+    A term's norm is the median of its last ten ones.
+    """
+    each = {name: index.of(name) for name in [*index.terms, *index.fixed]}
+    norms = {name: _last_norms(one) for name, one in each.items()}
+    parts = {name: each[name].weight * statistics.median(found) for name, found in norms.items() if found}
+    total = sum(parts.values())
+    return {name: part / total for name, part in parts.items()} if 0.0 < total < math.inf else {}
+
+
+def _last_norms(index: JournalIndex) -> list[float]:
+    found: list[float] = []
+    for span in reversed(index.spans):
+        if "term_norm" in span.block["figures"]:
+            found += [float(row["term_norm"]) for row in reversed(index.rows(span)) if "term_norm" in row]
+        if len(found) >= _LAST_NORMS:
+            break
+    return found[:_LAST_NORMS]
+
+
 def _edge_exact(index: JournalIndex, spans: Sequence[Span], low: float, high: float) -> Iterable[Values]:
     """Return the spans' blocks; those that the window (or a resume) cuts are made anew of the steps inside."""
     for span in spans:
@@ -161,7 +186,7 @@ def _total_reasons(blocks: Iterable[Values]) -> dict[str, int]:
 
 
 def _bands(index: JournalIndex, blocks: Sequence[Values]) -> list[Band]:
-    """Return the phases of the blocks; the cooling after an increase or decrease is its trial."""
+    """Return the phases of the blocks; the cooling after a change is its trial."""
     first, last = blocks[0]["first"], blocks[-1]["last"]
     events = [event for event in index.events if event["action"] in _PHASE_EVENTS and event["step"] <= last]
     changes: list[tuple[int, str]] = []
@@ -178,7 +203,7 @@ def _bands(index: JournalIndex, blocks: Sequence[Values]) -> list[Band]:
             if phase and step >= begin:
                 bands.append(Band(_kind(phase, tried), begin, step))
                 begin = step + 1
-            tried = events[position]["action"] in _TRIED
+            tried = events[position]["action"] in CHANGES
             position += 1
         if phase and begin < after:
             bands.append(Band(_kind(phase, tried), begin, after - 1))

@@ -4,6 +4,8 @@ import json
 import math
 import random
 from collections import Counter
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +18,7 @@ from keras_adaptive_weights.deciding.gradient_share import GradientShare
 from keras_adaptive_weights.deciding.joint import JointDecision, JointObservation, Term
 from keras_adaptive_weights.deciding.joint_envelope import JointEnvelope
 from keras_adaptive_weights.deciding.sqrt_loss import SqrtLoss
+from keras_adaptive_weights.deciding.strategy import Proposal, Target
 
 NAN, INF = math.nan, math.inf
 ODD = (NAN, INF, -INF, 0.0, -1.0, 1e300, -1e300, 1e-300, 5e-324, 1.7e308, 1.0)
@@ -32,6 +35,34 @@ class History:
         return (
             f"History({self.envelope}, {[t.given if isinstance(t.given, str) else len(t.given) for t in self.turns]})"
         )
+
+
+class Drawn(NamedTuple):
+    """How often it was asked."""
+
+    calls: int = 0
+
+
+@dataclass(frozen=True)
+class Hostile:
+    """A strategy of one's own that proposes whatever a float can hold, and always asks for a calibration."""
+
+    seed: int
+
+    def initial(self, terms):
+        return Drawn()
+
+    def step(self, state, observations):
+        rng = random.Random(1000 * self.seed + state.calls)
+        usual = (0.5, 1.0, 2.0, 1e-3, 1e3)
+        names = [name for name in ("a", "b") if rng.random() < 0.8]
+        odd = rng.random() < 0.3
+        targets = {
+            name: Target(rng.choice(ODD if odd else usual), rng.choice((0.0, 0.1, *ODD)), rng.choice((INF, 1.0, *ODD)))
+            for name in names
+        }
+        proposal = Proposal(targets, calibrate=True, evidence={"share.a": rng.choice(ODD)})
+        return Drawn(state.calls + 1), rng.choice((None, proposal, proposal))
 
 
 @st.composite
@@ -59,6 +90,7 @@ def envelopes(draw):
                 GradientShare({"a": 0.6}, calibrate_steps=None),
                 SqrtLoss(measure_every=4, calibrate_steps=6),
                 Constraint("a", at_most=0.5),
+                Hostile(draw(st.integers(0, 99))),
             ]
         )
     )

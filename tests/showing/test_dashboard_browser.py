@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from dashboard_runs import MARKUP, RunMaker, eventful_run, hostile_run
+from joint_run import JointRun
 from several_terms import eventful
 from tensorboard_page import FLAGS, tensorboard
 
+from keras_adaptive_weights.deciding.gradient_share import GradientShare
 from keras_adaptive_weights.journal.index import JournalIndex
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
@@ -374,7 +376,9 @@ def test_nothing_overflows_at_any_width(chromium, server, width):
     opened.ready()
     overflow = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
     opened.until(lambda: opened.frame.locator("html").evaluate(overflow), 0)
-    widths = opened.frame.locator(".plot").evaluate_all("nodes => nodes.map(n => n.getBoundingClientRect().width)")
+    widths = opened.frame.locator(".panel:not([hidden]) .plot").evaluate_all(
+        "nodes => nodes.map(n => n.getBoundingClientRect().width)"
+    )
     assert min(widths) > 0.5 * width
     opened.close()
 
@@ -432,25 +436,28 @@ def test_a_growing_run_is_followed_paused_and_resumed_and_markup_is_text(chromiu
 
 @pytest.fixture(scope="module")
 def three(chromium, tmp_path_factory):
-    """The page on a run of three adaptive terms and a fixed one, and one of format 1 with a single term."""
+    """The page on a run of three adaptive terms and a fixed one, one of format 1 with a single term, a balanced one."""
     folder = tmp_path_factory.mktemp("three")
     run = eventful(folder / "three", steps=900)
+    balance = GradientShare({"mel_loss": 0.4}, measure_every=5, calibrate_steps=10)
+    balanced = JointRun(folder / "balanced", strategy=balance).observe(200).by_hand("disable").by_hand("enable")
+    balanced.observe(300).close()
     shutil.copytree(BEFORE_THE_WINGS, folder / "before")
     with tensorboard(folder, with_tensorflow=False) as address:
         opened = Dashboard(chromium, address).ready()
-        yield opened, run
+        yield opened, run, balanced
         opened.close()
 
 
-def choose_run(frame, name, *, on):
-    frame.locator(".runs li", has_text=name).locator("input").set_checked(on)
+def choose_runs(frame, *names):
+    for name in ("three", "before", "balanced"):
+        frame.locator(".runs li", has_text=name).locator("input").set_checked(name in names)
 
 
 def test_several_weights_are_in_one_panel_and_a_term_is_chosen_for_the_others(three):
-    opened, run = three
+    opened, run, _ = three
     frame = opened.frame
-    choose_run(frame, "three", on=True)
-    choose_run(frame, "before", on=False)
+    choose_runs(frame, "three")
     opened.until(lambda: frame.locator("#panel-weight .weight-line").count(), 3)
     wanted = dict(collections.Counter(event.action.value for event in run.events)) | {"skipped": 900 // 347}
     opened.until(opened.counts, wanted)
@@ -471,9 +478,44 @@ def test_several_weights_are_in_one_panel_and_a_term_is_chosen_for_the_others(th
 
 
 def test_a_run_of_several_terms_and_one_of_format_1_lie_over_each_other(three):
-    opened, _ = three
+    opened, _, _ = three
     frame = opened.frame
-    choose_run(frame, "three", on=True)
-    choose_run(frame, "before", on=True)
+    choose_runs(frame, "three", "before")
     opened.until(lambda: frame.locator("#panel-weight .weight-line").count(), 4)
     assert frame.locator("#panel-ratio .line").count() == 2
+
+
+def test_a_balance_is_shown_with_its_parts_against_their_intents_and_its_calibration(three):
+    opened, _, run = three
+    frame = opened.frame
+    choose_runs(frame, "balanced")
+    opened.until(lambda: frame.locator("#panel-share .line").count(), 3)
+    assert frame.locator("#panel-share h3").inner_text() == "Parts of the gradient"
+    assert frame.locator("#panel-ratio").is_hidden()
+    stroke = "node => getComputedStyle(node).stroke"
+    intent = frame.locator("#panel-share .limit-intent")
+    assert intent.evaluate(stroke) == frame.locator("#panel-share .line").first.evaluate(stroke)
+    assert "7px" in intent.evaluate("node => getComputedStyle(node).strokeDasharray")
+    assert frame.locator("#panel-share .limits text").all_text_contents() == ["intent 0.4"]
+    assert frame.locator("#panel-weight .calibration text").text_content() == "calibrated"
+    assert frame.locator(".kinds [data-kind=calibrate]").get_attribute("data-count") == "1", "told once"
+    assert frame.locator(".marker[data-kind=calibrate]").count() == 1, "stop_loss did not move"
+    assert frame.locator(".decisions tbody tr").count() == len(run.events)
+    answer = frame.locator("#answer-weight").inner_text()
+    assert re.search(r"\d+ % of the gradient, intent 40 %, calibrated at step 50 by GradientShare", answer)
+    frame.locator(".marker[data-kind=calibrate]").click(force=True)
+    details = frame.locator(".details").inner_text()
+    assert "the weights are now what was measured over the first steps" in details
+    assert "intent of mel loss" in details
+    choose_runs(frame, "three")
+    opened.until(lambda: frame.locator("#panel-ratio").is_visible(), wanted=True)
+    assert frame.locator("#panel-share").is_hidden()
+
+
+def test_a_balanced_run_and_one_of_the_guide_s_rule_lie_over_each_other(three):
+    opened, _, _ = three
+    frame = opened.frame
+    choose_runs(frame, "three", "balanced")
+    opened.until(lambda: frame.locator("#panel-weight .weight-line").count(), 5)
+    frame.locator(".runs li", has_text="balanced").locator(".focus").click()
+    opened.until(lambda: frame.locator("#panel-share .line").count(), 1)

@@ -140,7 +140,7 @@ def test_the_present_is_told_with_what_may_be_wrong(get):
 
 def test_a_window_comes_with_the_scales_of_its_panels(get):
     whole, part = (get("/series", run="a", **window).json for window in ({}, {"from": 1, "to": 60}))
-    assert list(whole["scales"]) == ["weight", "loss", "ratio", "variance", "gradient"]
+    assert list(whole["scales"]) == ["weight", "share", "loss", "ratio", "variance", "gradient"]
     kind, low, high = whole["scales"]["weight"]
     assert kind == "linear"
     assert 1.0 < low < min(whole["figures"]["weight"]["last"]) < max(whole["figures"]["weight"]["last"]) < high < 5.0

@@ -89,13 +89,24 @@ def test_panels_draw_what_the_journal_holds_against_settings_that_there_are():
     from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 
     header = {"config": AdaptiveWeightConfig(gradient_norm_threshold=None).to_dict(), "base_weight": 2.5}
+    aims = {"intent": 0.6, "loss_limit": None}
     assert {line.figure for panel in panels() for line in panel.lines} <= set(FIGURES)
-    assert {panel.id: dict(limit_values(panel, header)) for panel in panels()} == {
+    assert {panel.id: dict(limit_values(panel, header | aims)) for panel in panels()} == {
         "weight": {"maximum": 5.0, "base": 2.5, "minimum": 1.0},
+        "share": {"intent": 0.6},
         "loss": {},
         "ratio": {"high": 1.1, "low": 0.9},
         "variance": {"threshold": 0.5},
         "gradient": {},
     }
     settings = {limit.setting for panel in panels() for limit in panel.limits}
-    assert settings <= {*header["config"], "base_weight"}
+    assert settings <= {*header["config"], "base_weight", *aims}
+
+
+def test_a_panel_is_shown_where_it_says_something():
+    def shown(**about):
+        return [panel.id for panel in panels() if panel.is_shown(**about)]
+
+    assert shown(balanced=False, measured=False) == ["weight", "loss", "ratio", "variance", "gradient"]
+    assert shown(balanced=True, measured=True) == ["weight", "share", "loss", "variance", "gradient"]
+    assert shown(balanced=True, measured=False) == ["weight", "loss", "variance", "gradient"]

@@ -12,8 +12,9 @@ from dashboard_runs import MARKUP, RunMaker, eventful_run, hostile_run
 from keras_adaptive_weights.deciding.decision import Reason
 from keras_adaptive_weights.recording.run_folder import find_journal, liveliness
 from keras_adaptive_weights.showing.explain import meaning
-from keras_adaptive_weights.showing.picture import draw_run, draw_what_if
+from keras_adaptive_weights.showing.picture import draw_run
 from keras_adaptive_weights.showing.report import make_report, open_index, to_html, to_text
+from keras_adaptive_weights.showing.what_if_picture import draw_what_if
 
 
 @pytest.fixture(scope="module")

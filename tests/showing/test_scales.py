@@ -7,7 +7,7 @@ import pytest
 
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.showing.look import panels
-from keras_adaptive_weights.showing.scales import Scale, scale_of
+from keras_adaptive_weights.showing.scales import Scale, joined, scale_of
 from keras_adaptive_weights.showing.view import View
 
 PANELS = {panel.id: panel for panel in panels()}
@@ -27,9 +27,41 @@ def seen(**figures):
     return View(first=1, last=length, steps=length, buckets=buckets)
 
 
-def scale(panel, view, events=(), **config):
+def scale(panel, view, events=(), intent=None, loss_limit=None, **config):
     header = {"config": AdaptiveWeightConfig(**config).to_dict(), "base_weight": 2.5}
-    return scale_of(PANELS[panel], view, SimpleNamespace(headers=[header], events=list(events)))
+    about = {"headers": [header], "events": list(events), "intent": intent, "loss_limit": loss_limit}
+    return scale_of(PANELS[panel], view, SimpleNamespace(**about))
+
+
+def test_a_weight_that_moved_by_more_than_a_factor_of_ten_is_on_a_logarithmic_scale():
+    kind, low, high = scale("weight", seen(weight=[0.025] * 20 + [1.5] * 80))
+    assert kind == "log"
+    assert 0.01 < low < 0.025
+    assert 1.5 < high < 3.0
+
+
+def test_parts_of_the_gradient_are_from_0_and_the_intent_is_within():
+    assert scale("share", seen(share=[0.2, 0.3])) == ("linear", 0.0, pytest.approx(0.318))
+    assert scale("share", seen(share=[0.2, 0.3]), intent=0.6).high == pytest.approx(0.636)
+
+
+def test_the_limit_of_a_loss_is_within():
+    assert scale("loss", seen(loss=[2.0, 3.0]), loss_limit=1.5).low < 1.5
+
+
+@pytest.mark.parametrize(
+    ("scales", "expected"),
+    [
+        ([Scale("linear", 1.0, 2.0), Scale("linear", 0.5, 1.5)], ("linear", 0.5, 2.0)),
+        ([Scale("linear", 1.0, 2.0), Scale("linear", 0.01, 0.02)], ("log", 0.01, 2.0)),
+        ([Scale("log", 1.0, 20.0), Scale("linear", 3.0, 4.0)], ("log", 1.0, 20.0)),
+        ([Scale("log", 1.0, 20.0), Scale("linear", -3.0, 4.0)], ("linear", -3.0, 20.0)),
+        ([Scale("linear", 0.1, 20.0)], ("linear", 0.1, 20.0)),
+        ([Scale("root", 0.0, 2.0)], ("root", 0.0, 2.0)),
+    ],
+)
+def test_one_scale_for_several_curves(scales, expected):
+    assert joined(scales) == expected
 
 
 def test_a_single_change_of_five_per_cent_takes_a_third_of_the_height():

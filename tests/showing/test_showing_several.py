@@ -98,7 +98,7 @@ def test_the_report_is_of_one_term_and_names_all(run):
     assert (report.term, [term.term for term in report.terms]) == ("mel_loss", [*TERMS, "duration_loss"])
     assert [term.events for term in report.terms] == [sum(e.term == t for e in run.events) for t in TERMS] + [0]
     last = run.events[-1]
-    assert f"  step {last.step:,}: {last.term} {last.action}" in to_text(report)
+    assert f"  step {last.step:,}: {last.action} {last.term} " in to_text(report)
     assert "<h2>All terms</h2>" in to_html(report, b"")
     other = make_report(run.journal, "stop_loss")
     assert {event["term"] for event in other.latest} == {"stop_loss"}

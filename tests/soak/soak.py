@@ -5,7 +5,10 @@
 Each batch is, with a chance of 1 %, poisoned with one NaN, and with a chance of 1 % scaled by 100; three times during
 the run the learning rate is ten times as high for a thirtieth of it. After every step all parameters and statistics
 must be finite, and the weight must be within its bounds and have moved by at most 5 %. The same batches then go through
-`fit` of a plain `keras.Model` with the same layers, loss terms and weights, until its parameters are NaN.
+the same model with a balance, which is to make the mel loss 60 % of the gradient and, where there are steps enough to
+go there by 5 % at a time, to end within ten points of that (its one calibration, and what undoes it, may move the
+weight further); and through `fit` of a plain `keras.Model` with the same layers, loss terms and weights, until its
+parameters are NaN.
 """
 
 from __future__ import annotations
@@ -29,11 +32,15 @@ import numpy as np
 import tensorflow as tf
 
 import keras_adaptive_weights as kaw
+from keras_adaptive_weights.journal.index import JournalIndex
+from keras_adaptive_weights.showing.view import parts_of_the_gradient
 from keras_adaptive_weights.training.recovery import ModelRecovery
 
 BATCH, FRAMES, BANDS, TOKENS = 8, 24, 16, 12
 LEARNING_RATE, SURGE_FACTOR, SURGES = 2e-3, 10.0, 3
 NAN_CHANCE, SPIKE_CHANCE, SPIKE_FACTOR = 0.01, 0.01, 100.0
+SHARE, NEAR, ARRIVED = 0.6, 0.1, 2000
+BALANCES = {"stable": None, "balanced": kaw.GradientShare({"mel_loss": SHARE})}
 
 
 @dataclasses.dataclass
@@ -51,9 +58,13 @@ class Result:
     recoveries: int = 0
     bad_steps: int = 0
     first_bad_step: int | None = None
+    bounds: tuple[float, float] = (1.0, 5.0)
     weight_low: float = math.inf
     weight_high: float = -math.inf
     largest_change: float = 0.0
+    calibrations: int = 0
+    rollbacks: int = 0
+    share: float = math.nan
     first_loss: float = math.nan
     last_loss: float = math.nan
     memory_growth: float = 0.0
@@ -119,7 +130,7 @@ class PlainModel(keras.Model):
         return self.loss.evaluate(y, y_pred, sample_weight).total
 
 
-def build(cls, seed):
+def build(cls, seed, balance=None):
     """Return a compiled model: embedding, convolution, batch normalisation, and heads for mel, stop and pitch."""
     keras.utils.set_random_seed(seed)
     text = keras.Input((TOKENS,), dtype="int32")
@@ -134,7 +145,8 @@ def build(cls, seed):
         "pitch_output": keras.layers.Dense(1)(hidden),
     }
     model = cls(text, outputs)
-    model.compile(optimizer=keras.optimizers.Adam(LEARNING_RATE), loss=kaw.XTTSLoss(mel_loss_weight=2.5))
+    loss = kaw.XTTSLoss(mel_loss_weight=2.5, balance=balance)
+    model.compile(optimizer=keras.optimizers.Adam(LEARNING_RATE), loss=loss)
     return model
 
 
@@ -161,7 +173,7 @@ class Inspector(keras.callbacks.Callback):
     def __init__(self, result, *, stop_when_bad):
         super().__init__()
         self.result, self.stop_when_bad = result, stop_when_bad
-        self.weight, self.memory, self.decided = None, [], 0
+        self.weight, self.memory, self.decided, self.jumped = None, [], 0, False
 
     def on_train_begin(self, logs=None):
         """Prepare one graph that looks at all variables."""
@@ -176,7 +188,7 @@ class Inspector(keras.callbacks.Callback):
             result.bad_steps += 1
             result.first_bad_step = result.first_bad_step or result.steps
             self.model.stop_training = self.stop_when_bad
-        self._look_at_the_weight(self.model.loss.mel_weight)
+        self._look_at_the_weight(self.model.loss)
         if self.stop_when_bad and self.model.stop_training:
             raise Lost
 
@@ -189,13 +201,18 @@ class Inspector(keras.callbacks.Callback):
             self.result.first_loss = logs["loss"]
         self.result.last_loss = logs["loss"]
 
-    def _look_at_the_weight(self, weight):
-        result, now = self.result, float(weight.variable)
+    def _look_at_the_weight(self, loss):
+        result, weight = self.result, loss.mel_weight
+        now, fresh = float(weight.variable), (loss.balanced or weight).decisions[self.decided :]
         result.weight_low, result.weight_high = min(result.weight_low, now), max(result.weight_high, now)
-        fresh = weight.decisions[self.decided :]
+        result.bounds = weight.config.min_weight, weight.config.max_weight
         self.decided += len(fresh)
-        if self.weight is not None and not any(decision.action is kaw.Action.DISABLE for decision in fresh):
+        actions = [decision.action for decision in fresh]
+        undone = self.jumped and kaw.Action.ROLLBACK in actions
+        if self.weight is not None and not undone and not {kaw.Action.DISABLE, kaw.Action.CALIBRATE} & set(actions):
             result.largest_change = max(result.largest_change, now / self.weight - 1.0, self.weight / now - 1.0)
+        for action in actions:
+            self.jumped = action is kaw.Action.CALIBRATE or (self.jumped and action is kaw.Action.REJECT)
         self.weight = now
 
 
@@ -212,71 +229,109 @@ def growth(memory):
 
 
 def soak(name, epochs, utterances, seed, log_dir=None):
-    """Train once, "plain" or "stable", and return the `Result`."""
+    """Train once, "stable", "balanced" or "plain", and return the `Result`."""
     result, data = Result(name), Batches(utterances, seed)
-    model = build(kaw.StableModel if name == "stable" else PlainModel, seed)
-    inspector = Inspector(result, stop_when_bad=name == "plain")
+    ours = name in BALANCES
+    model = build(kaw.StableModel if ours else PlainModel, seed, BALANCES.get(name))
+    inspector = Inspector(result, stop_when_bad=not ours)
     callbacks = [Surges(epochs * len(data)), inspector]
-    if name == "stable":
-        ours = kaw.AdaptiveMelWeightCallback(log_dir=log_dir, recovery=ModelRecovery())
-        callbacks.insert(0, ours)
+    if ours:
+        callback = kaw.AdaptiveWeightCallback(log_dir=log_dir, recovery=ModelRecovery())
+        callbacks.insert(0, callback)
     began = time.perf_counter()
     with contextlib.suppress(Lost):
         model.fit(data, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
     result.seconds = time.perf_counter() - began
     result.nan_batches, result.spikes = data.nan_batches, data.spikes
     result.memory_growth = growth(inspector.memory)
-    if name == "stable":
-        result.decisions = len(ours.decisions)
-        result.recoveries = sum(decision.reason.value.startswith("recovered_") for decision in ours.decisions)
-        if log_dir is not None:
-            seen = kaw.read_journal(pathlib.Path(log_dir) / "adaptive_weights" / "journal.jsonl").observations
-            assert [observation.step for observation in seen] == list(range(1, result.steps + 1)), "steps are missing"
-            result.dampened = sum(observation.dampening < 1.0 for observation in seen)
+    if ours:
+        look_at_the_record(result, callback.decisions, pathlib.Path(log_dir) / "adaptive_weights" / "journal.jsonl")
     return result
 
 
-def violations(stable, plain):
-    """Return what did not hold, one sentence each."""
+def look_at_the_record(result, decisions, path):
+    """Add to a result what was decided and recorded; every step must be in the journal."""
+    actions = [decision.action for decision in decisions]
+    result.decisions = len(actions)
+    result.calibrations, result.rollbacks = actions.count(kaw.Action.CALIBRATE), actions.count(kaw.Action.ROLLBACK)
+    result.recoveries = sum(decision.reason.value.startswith("recovered_") for decision in decisions)
+    journal = kaw.read_journal(path)
+    seen = journal.observations
+    assert [observation.step for observation in seen] == list(range(1, result.steps + 1)), "steps are missing"
+    result.dampened = sum(observation.dampening < 1.0 for observation in seen)
+    if journal.joint:
+        replayed = [decision for decision in kaw.replay(path) if decision.is_event]
+        assert [str(decision) for decision in replayed] == [str(event) for event in journal.events], "decided otherwise"
+        result.share = share_at_the_end(path)
+
+
+def share_at_the_end(path):
+    """Return the mel loss's part of the gradient, by the last measurements of a run."""
+    index = JournalIndex(path)
+    index.refresh()
+    return parts_of_the_gradient(index)["mel_loss"]
+
+
+def violations(result):
+    """Return what did not hold of one of ours, one sentence each."""
+    low, high = result.bounds
     checks = {
-        f"{stable.bad_steps} steps left variables that are not finite": stable.bad_steps == 0,
-        f"{stable.nan_batches} NaN batches, but {stable.skipped} skipped steps": stable.skipped >= stable.nan_batches,
-        f"the weight was {stable.weight_low:g} to {stable.weight_high:g}": stable.weight_low >= 1.0
-        and stable.weight_high <= 5.0,
-        f"the weight changed by {stable.largest_change:.3%} at once": stable.largest_change <= 0.05 + 1e-6,
-        f"memory grew by {stable.memory_growth:.1f} MB": stable.memory_growth < 20.0,
-        f"the loss went from {stable.first_loss:.4g} to {stable.last_loss:.4g}": stable.last_loss < stable.first_loss,
-        "plain Keras survived": plain.first_bad_step is not None,
+        f"{result.bad_steps} steps left variables that are not finite": result.bad_steps == 0,
+        f"{result.nan_batches} NaN batches, but {result.skipped} skipped steps": result.skipped >= result.nan_batches,
+        f"the weight was {result.weight_low:g} to {result.weight_high:g}": low <= result.weight_low
+        and result.weight_high <= high,
+        f"the weight changed by {result.largest_change:.3%} at once": result.largest_change <= 0.05 + 1e-6,
+        f"memory grew by {result.memory_growth:.1f} MB": result.memory_growth < 20.0,
+        f"the loss went from {result.first_loss:.4g} to {result.last_loss:.4g}": result.last_loss < result.first_loss,
     }
-    return [sentence for sentence, holds in checks.items() if not holds]
+    if result.name == "balanced":
+        checks[f"it was calibrated {result.calibrations} times"] = result.calibrations <= 1
+        there = result.steps < ARRIVED or abs(result.share - SHARE) <= NEAR
+        checks[f"the share of the mel loss ended at {result.share:.0%}"] = there
+    return [f"{result.name}: {sentence}" for sentence, holds in checks.items() if not holds]
 
 
-def table(stable, plain):
-    """Return both results as a Markdown table."""
+def table(stable, balanced, plain):
+    """Return the results as a Markdown table."""
     ended = "none" if plain.first_bad_step is None else f"from step {plain.first_bad_step:,} on, for ever"
+    surges = "0 (it did not get that far)" if plain.steps < stable.steps / 4 else "1 or more"
     rows = [
-        ("steps", f"{stable.steps:,}", f"{plain.steps:,}, then stopped"),
+        ("steps", *(f"{one.steps:,}" for one in (stable, balanced)), f"{plain.steps:,}, then stopped"),
         (
             "batches with a NaN / scaled by 100",
-            f"{stable.nan_batches} / {stable.spikes}",
-            f"{plain.nan_batches} / {plain.spikes}",
+            *(f"{one.nan_batches} / {one.spikes}" for one in (stable, balanced, plain)),
         ),
-        (
-            "learning-rate surges of 10x",
-            f"{SURGES}",
-            "0 (it did not get that far)" if plain.steps < stable.steps / 4 else "1 or more",
-        ),
-        ("steps with non-finite parameters", f"**{stable.bad_steps}**", f"**{ended}**"),
-        ("steps skipped / dampened", f"{stable.skipped} / {stable.dampened}", "-"),
-        ("weight, lowest to highest", f"{stable.weight_low:.3f} to {stable.weight_high:.3f}", "-"),
-        ("largest change of the weight at once", f"{stable.largest_change:.2%}", "-"),
-        ("decisions / model recoveries", f"{stable.decisions} / {stable.recoveries}", "-"),
-        ("loss, first to last epoch", f"{stable.first_loss:.3f} to {stable.last_loss:.3f}", "NaN"),
-        ("memory gained over the second half", f"{stable.memory_growth:.1f} MB", "-"),
-        ("time", f"{stable.seconds:.0f} s", "-"),
+        ("learning-rate surges of 10x", f"{SURGES}", f"{SURGES}", surges),
+        ("steps with non-finite parameters", f"**{stable.bad_steps}**", f"**{balanced.bad_steps}**", f"**{ended}**"),
+        *zip(FIGURES, *map(figures, (stable, balanced)), ["-"] * len(FIGURES), strict=True),
+        ("share of the mel loss at the end", "-", f"{balanced.share:.0%} of {SHARE:.0%}", "-"),
     ]
-    head = ["| | StableModel | plain Keras fit |", "|---|---|---|"]
-    return "\n".join(head + [f"| {name} | {ours} | {theirs} |" for name, ours, theirs in rows])
+    head = ["| | StableModel | with `GradientShare` | plain Keras fit |", "|---|---|---|---|"]
+    return "\n".join(head + [f"| {' | '.join(row)} |" for row in rows])
+
+
+FIGURES = (
+    "steps skipped / dampened",
+    "weight, lowest to highest",
+    "largest change of the weight at once",
+    "decisions / rollbacks / model recoveries",
+    "loss, first to last epoch",
+    "memory gained over the second half",
+    "time",
+)
+
+
+def figures(result):
+    """Return those of one of ours."""
+    return (
+        f"{result.skipped} / {result.dampened}",
+        f"{result.weight_low:.3f} to {result.weight_high:.3f}",
+        f"{result.largest_change:.2%}" + (", but for one calibration" if result.calibrations else ""),
+        f"{result.decisions} / {result.rollbacks} / {result.recoveries}",
+        f"{result.first_loss:.3f} to {result.last_loss:.3f}",
+        f"{result.memory_growth:.1f} MB",
+        f"{result.seconds:.0f} s",
+    )
 
 
 def main(arguments=None):
@@ -287,12 +342,16 @@ def main(arguments=None):
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        stable = soak("stable", options.epochs, options.utterances, options.seed, folder)
-    plain = soak("plain", options.epochs, options.utterances, options.seed)
-    figures = [dataclasses.asdict(stable), dataclasses.asdict(plain)]
-    sys.stdout.write((json.dumps(figures) if options.json else table(stable, plain)) + "\n")
-    broken = violations(stable, plain)
+    given = options.epochs, options.utterances, options.seed
+    found = []
+    for name in BALANCES:
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(soak(name, *given, folder))
+    plain = soak("plain", *given)
+    as_json = [dataclasses.asdict(one) for one in (*found, plain)]
+    sys.stdout.write((json.dumps(as_json) if options.json else table(*found, plain)) + "\n")
+    broken = [sentence for one in found for sentence in violations(one)]
+    broken += ["plain Keras survived"] if plain.first_bad_step is None else []
     for sentence in broken:
         sys.stderr.write(f"NOT HELD: {sentence}\n")
     return 1 if broken else 0

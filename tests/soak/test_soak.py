@@ -15,7 +15,7 @@ def test_the_soak_in_short(capsys):
     code = main(SHORT)
     shown = capsys.readouterr()
     assert code == 0, shown.err
-    assert "| steps with non-finite parameters | **0** | **from step" in shown.out
+    assert "| steps with non-finite parameters | **0** | **0** | **from step" in shown.out
 
 
 def test_there_are_bad_batches_in_it():
@@ -42,20 +42,25 @@ def test_there_are_bad_batches_in_it():
         ({"largest_change": 0.051}, "the weight changed by 5.100% at once"),
         ({"memory_growth": 30.0}, "memory grew by 30.0 MB"),
         ({"last_loss": float("nan")}, "the loss went from 6 to nan"),
+        ({"calibrations": 2}, "it was calibrated 2 times"),
+        ({"share": 0.49}, "the share of the mel loss ended at 49%"),
+        ({"share": float("nan")}, "the share of the mel loss ended at nan%"),
+        ({"share": 0.3, "steps": 240}, None),
     ],
 )
 def test_what_does_not_hold_is_seen(figures, sentence):
     good = Result(
-        "stable",
+        "balanced",
+        steps=7200,
         nan_batches=3,
         skipped=3,
         weight_low=2.0,
         weight_high=3.0,
         largest_change=0.05,
+        share=0.55,
         first_loss=6.0,
         last_loss=1.0,
     )
-    lost = Result("plain", first_bad_step=48)
-    assert violations(good, lost) == []
-    assert violations(dataclasses.replace(good, **figures), lost) == [sentence]
-    assert violations(good, Result("plain")) == ["plain Keras survived"]
+    assert violations(good) == []
+    assert violations(dataclasses.replace(good, name="stable", share=float("nan"))) == [], "nothing is said of it"
+    assert violations(dataclasses.replace(good, **figures)) == [f"balanced: {sentence}"] * (sentence is not None)

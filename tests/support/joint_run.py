@@ -51,6 +51,8 @@ class JointRun:
         for _ in range(steps // per_execution):
             first = self.state.core.step + 1
             seen = [next(self._seen)._replace(step=first + number) for number in range(per_execution)]
+            if not hasattr(self.strategy, "variables"):  # nothing is measured for it
+                seen = [step._replace(term_norms={}) for step in seen]
             self.state, decision = self.envelope.step(self.state, seen)
             self._note(seen, decision)
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from event_records import read
 from journal_rows import texts
 from small_training import absolute_error, batches, fit, make_model, squared_error
+from tensorboard.plugins.custom_scalar import layout_pb2
 
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.journal.index import JournalIndex
@@ -125,6 +127,24 @@ def test_tensorboard_gets_shares_and_what_was_decided_together(run):
     assert max(records["adaptive_weights/mel_loss/intent"].values()) == pytest.approx(1 / 3)
     assert 0.0 < max(records["adaptive_weights/mel_loss/share"].values()) < 1.0
     assert {tag for tag in records if not tag.startswith("adaptive_weights/")} == {"custom_scalars__config__"}
+    journal = kaw.read_journal(path_of(folder))
+    losses = {seen.step: seen.losses["pitch_loss"] for seen in journal.observations}
+    for step, loss in records["adaptive_weights/pitch_loss/loss"].items():
+        assert loss == pytest.approx(losses[step])
+
+
+def test_the_layout_shows_weights_and_parts_of_a_balance_together(run):
+    folder, _, _ = run
+    records = read(folder / "adaptive_weights")
+    layout = layout_pb2.Layout.FromString(records["custom_scalars__config__"][0])
+    charts = {category.title: {chart.title: chart for chart in category.chart} for category in layout.category}
+    assert list(charts) == ["balance", "mel_loss", "stop_loss"]
+    assert "part of the gradient and its intent" in charts["mel_loss"]
+    for chart in (chart for of_one in charts.values() for chart in of_one.values()):
+        tags = list(chart.multiline.tag) or [chart.margin.series[0].value]
+        for pattern in tags:
+            assert any(re.fullmatch(pattern, tag) for tag in records), f"{chart.title}: there is no {pattern}"
+    assert len(charts["balance"]["parts of the gradient"].multiline.tag) == 3, "of the fixed term, too"
 
 
 def test_it_is_resumed_without_a_second_calibration(tmp_path):

@@ -23,7 +23,7 @@ from keras_adaptive_weights.showing.explain import meaning
 from keras_adaptive_weights.showing.look import kind_of, panels
 from keras_adaptive_weights.showing.scales import scale_of
 from keras_adaptive_weights.showing.verdict import concerns, standing, standing_text
-from keras_adaptive_weights.showing.view import first_average, last_header, to_columns, view
+from keras_adaptive_weights.showing.view import first_average, last_header, parts_of_the_gradient, to_columns, view
 
 _STATIC = Path(__file__).parent / "static"
 _UNREADABLE = 422
@@ -49,7 +49,8 @@ class AdaptiveWeightsPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     - `/series?run=R&term=T&from=S&to=S&points=N`: the figures of a window, each panel's scale (kind, lower and upper
       edge), its bands, HOLD reasons and skipped steps, and the average of the run's first losses;
     - `/events?run=R&term=T&after=N`: the events from number N on, each with the `mark` that it is shown as;
-    - `/present?run=R&term=T`: why the weight is as it is now, and what may be wrong with the run;
+    - `/present?run=R&term=T`: why the weight is as it is now, the part of the gradient that the term makes, and what
+      may be wrong with the run;
     - `/static/...`: the page's own modules and style.
 
     Each of these is about one loss term; without `term` the first whose weight is adaptive. Of a fixed term there are
@@ -122,6 +123,7 @@ class AdaptiveWeightsPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         now = standing(index)
         return {
             "process": process,
+            "share": parts_of_the_gradient(index).get(index.term),
             "standing": None if now is None else {**asdict(now), "text": standing_text(now)},
             "concerns": [asdict(concern) for concern in concerns(index, view(index, points=1), process, age)],
         }

@@ -138,6 +138,7 @@ def _about(index: JournalIndex) -> dict[str, Any]:
         **_about_weight(index),
         "terms": terms,
         "fixed": index.fixed,
+        "balance": None if index.balance is None else str(index.balance.get("strategy", "")),
         "version": header["version"],
         "resumed": len(index.headers) - 1,
         "first": spans[0].first if spans else 0,
@@ -161,6 +162,8 @@ def _about_weight(index: JournalIndex) -> dict[str, Any]:
         "proposed": index.proposed,
         "enabled": bool(header["config"].get("enabled", True)) and not index.disabled,
         "events": len(index.events),
+        "intent": index.intent,
+        "loss_limit": index.loss_limit,
     }
 
 

@@ -2,11 +2,13 @@
 import { count, figure, html, shortened, svg, words } from "./dom.js";
 import { icon, kindLabel } from "./kinds.js";
 import { state } from "./runs.js";
+import { scale } from "./scale.js";
 import { isProposal } from "./tooltip.js";
 
 const SHOWN_CONCERNS = 3;
 const LONGEST = 220;
 const LONGEST_NAME = 60;
+const FAR = 10;
 
 export class Answers {
   constructor(parent, actions) {
@@ -24,15 +26,18 @@ export class Answers {
 
   weight(run, of) {
     const moved = run.weight / run.base_weight - 1;
-    const apart = Math.abs(moved) < 5e-4 ? "at its base" : `${Math.abs(100 * moved).toFixed(1)} % ${moved > 0 ? "above" : "below"} its base`;
+    const percents = `${Math.abs(100 * moved).toFixed(1)} % ${moved > 0 ? "above" : "below"} its base`;
+    const times = moved > 1 || moved < -0.5 ? `${figure(1 + moved, 3)} times its base` : percents;
+    const apart = Math.abs(moved) < 5e-4 ? "at its base" : times;
     const { config } = run;
     const facts = [`${apart} of ${figure(run.base_weight)}`, `bounds ${figure(config.min_weight)} to ${figure(config.max_weight)}`];
     if (run.shadow) facts.unshift(`shadow run, proposes ${figure(run.proposed)}`);
+    if (run.balance) facts.unshift(balanced(run));
     return card(
       "weight",
       `Weight of ${shortened(String(run.term), LONGEST_NAME)}${of}`,
       [html("strong", {}, figure(run.weight)), run.enabled ? null : html("span", { class: "badge bad" }, "disabled"), range(run)],
-      [html("p", {}, `${facts.join(", ")}; step ${count(run.last)}`)],
+      [html("p", { title: facts.join(", ") }, `${facts.join(", ")}; step ${count(run.last)}`)],
     );
   }
 
@@ -86,11 +91,23 @@ function card(name, question, head, rest) {
   );
 }
 
+const percent = (part) => `${(100 * part).toFixed(0)} %`;
+
+// What a balance makes of the weight: its part of the gradient against the intent, and the calibration.
+function balanced({ balance, present, intent, events }) {
+  const measured = Number.isFinite(present?.share) ? `${percent(present.share)} of the gradient` : null;
+  const meant = Number.isFinite(intent) ? `intent ${percent(intent)}` : null;
+  const calibration = events.find(({ kind }) => kind === "calibrate");
+  const since = calibration ? `calibrated at step ${count(calibration.step)}` : "balanced";
+  return [measured, meant, `${since} by ${shortened(balance, LONGEST_NAME)}`].filter(Boolean).join(", ");
+}
+
 const text = (said) => html("p", { dir: "auto", title: said }, shortened(said, LONGEST));
 
-// Where the weight is between its bounds.
+// Where the weight is between its bounds; on a logarithmic scale where these are far apart.
 function range({ weight, base_weight: base, config }) {
-  const place = (value) => 4 + (92 * (value - config.min_weight)) / (config.max_weight - config.min_weight);
+  const bounds = [config.min_weight, config.max_weight];
+  const place = scale(config.max_weight > FAR * config.min_weight ? "log" : "linear", bounds, [4, 96]);
   return svg(
     "svg",
     { class: "range", viewBox: "0 0 100 14", "aria-hidden": "true" },

@@ -7,6 +7,7 @@ import { RunData } from "./data.js";
 import { html } from "./dom.js";
 import { Header } from "./header.js";
 import { Legend } from "./legend.js";
+import { LOOK } from "./look.js";
 import { RunList } from "./runs.js";
 import { Terms } from "./terms.js";
 import { DecisionTable } from "./table.js";
@@ -15,7 +16,6 @@ import { Why } from "./why.js";
 const POLL_MILLISECONDS = 2000;
 const SETTLE_MILLISECONDS = 90;
 const COLORS = 8;
-const DASHES = [null, "8 3", "2.5 2.5", "10 3 2.5 3", "5 2", "12 4", "1.5 3", "14 3 2 3 2 3"];
 const LOOK_AROUND = 60;
 const HOW_TO_BEGIN =
   "No journal below this log directory yet. Train with model.fit(..., callbacks=[AdaptiveMelWeightCallback(" +
@@ -69,7 +69,7 @@ export class App {
       focus: (term) => this.focusOn(term),
       relative: () => this.toggleRelative(),
     });
-    this.legend = new Legend(charts);
+    this.legend = new Legend(charts, this.terms.relative);
     this.chart = new Chart(charts, { zoom: (range) => this.zoom(range), select, next: (by) => this.next(by) });
     this.table = new DecisionTable(decisions, { select, refilter: () => this.draw() });
     this.why = new Why(why);
@@ -191,7 +191,7 @@ export class App {
   }
 
   next(by) {
-    const events = this.curves().flatMap(({ name, events: all }) =>
+    const events = this.curves().filter(({ leads }) => leads).flatMap(({ name, events: all }) =>
       all.filter(this.table.accepts).map(({ index, step }) => ({ run: name, index, step })),
     );
     if (!events.length) return;
@@ -214,7 +214,7 @@ export class App {
   paint({ run, term }, terms) {
     const at = terms.indexOf(term);
     const byTerm = terms.length > 1 && (this.data.visible?.size ?? 0) < 2;
-    return { color: byTerm ? `var(--run-${at % COLORS})` : this.color(run), dash: DASHES[at % COLORS] };
+    return { color: byTerm ? `var(--run-${at % COLORS})` : this.color(run), dash: LOOK.dashes[at % COLORS]?.join(" ") || null };
   }
 
   curves() {
@@ -224,11 +224,14 @@ export class App {
     const several = shown.some((curve) => curve.several);
     const terms = several ? [...new Set(shown.map(({ term }) => term))] : [];
     const first = new Map(shown.filter(({ fixed }) => !fixed).reverse().map(({ run, name }) => [run, name]));
+    const focus = this.focusOf(shown);
+    const leads = ({ run, name, balance }) => !balance || name === (run === focus?.run ? focus.name : first.get(run));
     return shown.map((curve) => {
       const { series, events, present } = this.data.known.get(curve.name);
       return {
         ...curve,
         ...this.paint(curve, terms),
+        leads: leads(curve),
         many: several || shown.filter(({ fixed }) => !fixed).length > 1,
         series,
         events,

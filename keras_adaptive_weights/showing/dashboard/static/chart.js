@@ -1,7 +1,7 @@
 // The stack of panels on one step axis: zooming, panning, hovering, choosing; by pointer and by keyboard.
 import { html, say } from "./dom.js";
 import { MARGIN, Panel } from "./panel.js";
-import { PANELS } from "./panels.js";
+import { isShown, PANELS } from "./panels.js";
 import { clusterDetails, eventDetails, peakDetails, stepDetails, Tooltip } from "./tooltip.js";
 
 const HEAD = 19;
@@ -20,6 +20,7 @@ export class Chart {
     this.actions = actions;
     this.pointer = null;
     this.panels = PANELS.map((spec) => new Panel(spec));
+    this.shown = this.panels;
     this.help = html("p", { id: "chart-help", class: "help quiet" }, HELP);
     this.node = html(
       "div",
@@ -53,11 +54,13 @@ export class Chart {
     const room = beside ? window.innerHeight - top - ROOM_BELOW : LEAST_HEIGHT + 120;
     const whole = Math.min(MOST_HEIGHT, Math.max(LEAST_HEIGHT, room));
     const cut = room < LEAST_HEIGHT || !beside;
-    const last = this.panels.length - 1;
-    const numbered = this.panels.map((_, i) => i === last || (i === 0 && cut));
-    const taken = this.panels.reduce((sum, panel, i) => sum + HEAD + panel.below(this.context, numbered[i]), 0);
-    const shares = this.panels.reduce((sum, { spec }) => sum + spec.share, 0);
-    this.panels.forEach((panel, i) =>
+    for (const panel of this.panels) panel.node.hidden = !isShown(panel.spec, context);
+    this.shown = this.panels.filter(({ node }) => !node.hidden);
+    const last = this.shown.length - 1;
+    const numbered = this.shown.map((_, i) => i === last || (i === 0 && cut));
+    const taken = this.shown.reduce((sum, panel, i) => sum + HEAD + panel.below(this.context, numbered[i]), 0);
+    const shares = this.shown.reduce((sum, { spec }) => sum + spec.share, 0);
+    this.shown.forEach((panel, i) =>
       panel.draw(this.context, Math.round(((whole - taken) * panel.spec.share) / shares), numbered[i]),
     );
     if (this.pointer) this.hover(document.elementFromPoint(...this.pointer) ?? this.node, ...this.pointer);
@@ -115,7 +118,7 @@ export class Chart {
       drag.view = [...this.context.view];
       drag.from = at;
     } else {
-      for (const { brush } of this.panels) {
+      for (const { brush } of this.shown) {
         brush.setAttribute("x", Math.min(at, drag.from));
         brush.setAttribute("width", Math.abs(at - drag.from));
         brush.setAttribute("visibility", "visible");
@@ -154,7 +157,7 @@ export class Chart {
     const marked = target.closest?.(".marker")?.marked;
     const peak = target.closest?.(".peak")?.peak;
     const step = marked?.items[0].step ?? peak?.step ?? Math.round(this.step(this.inside(clientX)));
-    for (const { cursor, x } of this.panels) {
+    for (const { cursor, x } of this.shown) {
       cursor.setAttribute("x1", x(step));
       cursor.setAttribute("x2", x(step));
       cursor.setAttribute("visibility", "visible");

@@ -1,7 +1,8 @@
 // What is known of the runs: their list, which are drawn, and the events and figures fetched so far.
 //
 // A run has a curve for each of its adaptive weights, and one that is `fixed` for each other term, of which there is a
-// loss only. A curve's name is that of its run, where that has one weight; with several the term is part of it.
+// loss only. A curve's name is that of its run, where that has one weight; with several, or where weights are balanced
+// against the other terms, the term is part of it.
 import { fetchEvents, fetchPresent, fetchRuns, fetchSeries } from "./api.js";
 
 const SHOWN_AT_FIRST = 4;
@@ -9,13 +10,18 @@ const NOTHING = { events: [], generation: null, bytes: -1, key: "", series: null
 
 export function curvesOf(run) {
   const weights = run.terms?.length ? run.terms : [run];
-  const several = weights.length > 1;
+  const several = weights.length > 1 || Boolean(run.balance);
   const named = (term) => `${run.run} · ${term}`;
   const adaptive = weights.map((of) => ({ ...run, ...of, several, fixed: false, name: several ? named(of.term) : run.run }));
   const others = Object.entries(run.fixed ?? {});
-  const fixed = others.map(([term, weight]) => ({ ...run, term, weight, several, fixed: true, name: named(term) }));
+  const fixed = others.map(([term, weight]) => ({ ...run, term, weight, several, fixed: true, intent: null, loss_limit: null, name: named(term) }));
   return [...adaptive, ...fixed];
 }
+
+// What was decided on all weights of a balance at once is told for one of them, the `leading` curve; it concerns that
+// one, and those that it moved.
+export const concerns = ({ leads }) => ({ old_weights: together, old_weight: before, new_weight: after }) =>
+  leads || !together || Number(before) !== Number(after);
 
 export class RunData {
   constructor() {

@@ -5,16 +5,16 @@ import { icon, KIND_NAMES, kindLabel } from "./kinds.js";
 const LONGEST_KIND = 40;
 
 export class Legend {
-  constructor(parent) {
+  constructor(parent, ...tools) {
     this.node = html("ul", { class: "kinds", "aria-label": "Kinds of events in view" });
-    parent.append(this.node);
+    parent.append(html("div", { class: "kinds-line" }, this.node, ...tools));
   }
 
   draw({ curves }) {
     const numbers = new Map();
     const add = (kind) => numbers.set(kind, (numbers.get(kind) ?? 0) + 1);
     for (const curve of curves) {
-      curve.visibleEvents.forEach(({ kind }) => add(kind));
+      if (curve.leads) curve.visibleEvents.forEach(({ kind }) => add(kind));
       curve.visiblePins.forEach(({ kind }) => add(kind));
     }
     const place = (kind) => (KIND_NAMES.indexOf(kind) + 100) % 100;

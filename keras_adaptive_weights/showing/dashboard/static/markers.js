@@ -3,6 +3,7 @@
 // left out.
 import { figure, svg, words } from "./dom.js";
 import { kindClass, kindColor, kindLabel, symbol } from "./kinds.js";
+import { concerns } from "./data.js";
 
 const MANY = 260;
 const NEAR = 10;
@@ -21,7 +22,7 @@ export function markersOf(context, x, y, lane) {
   }
   for (const curve of context.curves) {
     const taken = new Map();
-    for (const cluster of clusters(curve.visibleEvents, x, total > MANY)) {
+    for (const cluster of clusters(curve.visibleEvents.filter(concerns(curve)), x, total > MANY)) {
       const event = cluster.items[cluster.items.length - 1];
       const place = cluster.items.length > 1 ? null : event.step;
       const above = place === null ? 0 : (taken.get(place) ?? 0);

@@ -3,13 +3,16 @@ import { figure, html, say, svg } from "./dom.js";
 import { LOOK } from "./look.js";
 import { markersOf, peaksOf } from "./markers.js";
 import { curvesIn, linesOf } from "./panels.js";
-import { areaPath, joined, linear, linePath, scale, smoothed, stepPath, stepTicks, valueTicks } from "./scale.js";
+import { areaPath, joined, joinedPath, known, linear, linePath, scale, smoothed, stepPath, stepTicks, valueTicks } from "./scale.js";
 
 export const MARGIN = { left: 56, right: 92, top: 5, bottom: 1 };
 export const AXIS = 18;
 const PINS = 19;
 const PHASES = 13;
 const VALUE_GAPS = [22, 36];
+const DASH = [7, 4];
+const FEW_POINTS = 80;
+const LOGARITHMIC_FROM = 10;
 
 const phaseKey = (name) => html("span", {}, html("span", { class: `swatch band-${name}` }), ` ${name}`);
 
@@ -22,9 +25,11 @@ export class Panel {
     this.cursor = svg("line", { class: "cursor", y1: MARGIN.top, visibility: "hidden" });
     this.brush = svg("rect", { class: "brush", y: MARGIN.top, visibility: "hidden" });
     this.name = html("h3", {});
-    this.keys = spec.lines.map((line) => html("span", { class: `key key-${line.role}` }, line.label));
+    const key = (line) => html("span", { class: `key key-${line.role}${line.seldom ? " seldom" : ""}` }, line.label);
+    this.keys = spec.lines.map(key);
+    this.intent = spec.when === "balanced" ? html("span", { class: "key key-intent" }, "intent") : null;
     this.phases = spec.step ? LOOK.phases.map(phaseKey) : [];
-    const legend = html("span", { class: "panel-legend" }, ...this.keys, ...this.phases);
+    const legend = html("span", { class: "panel-legend" }, ...this.keys, this.intent, ...this.phases);
     const head = html("div", { class: "panel-head" }, this.name, legend);
     this.node = html("div", { class: "panel", id: `panel-${spec.id}` }, head, this.picture);
   }
@@ -58,7 +63,8 @@ export class Panel {
     this.cursor.setAttribute("y2", outer - (axis ? AXIS : 0));
     this.brush.setAttribute("height", height - MARGIN.top - MARGIN.bottom);
     this.x = linear([view[0] - 1, view[1]], [MARGIN.left, width - MARGIN.right]);
-    const limits = focus ? this.spec.limits(focus) : [];
+    const limits = this.limitsOf(curves, context);
+    if (this.intent) this.intent.hidden = !limits.length;
     this.y = this.scale(curves, context, limits);
     const clip = `clip-${this.spec.id}`;
     const inner = Math.max(1, width - MARGIN.left - MARGIN.right);
@@ -72,10 +78,22 @@ export class Panel {
       this.drawGrid(context, outer, axis),
       this.drawLimits(limits, width),
       lines,
+      this.drawCalibration(context, outer - (axis ? AXIS : 0)),
       ...(this.spec.step ? [markersOf(context, this.x, this.y, lane - 11)] : this.drawPeaks(curves, context)),
       this.cursor,
       this.brush,
     );
+  }
+
+  // What a balance aims at is that of all curves, each in its colour; other limits are those of the curve in focus.
+  limitsOf(curves, context) {
+    const { focus } = context;
+    if (this.spec.when !== "balanced" && this.spec.id !== "loss") return focus ? this.spec.limits(focus) : [];
+    return curves.flatMap((curve) => {
+      const color = curves.length > 1 ? curve.color : "var(--main)";
+      const factor = this.factor(curve, context);
+      return this.spec.limits(curve).map(({ label, value }) => ({ label, value: value * factor, color }));
+    });
   }
 
   // What a curve's figures are multiplied by: losses may be relative.
@@ -91,10 +109,14 @@ export class Panel {
       .filter(([of]) => of)
       .map(([[bent, least, greatest], factor]) => [bent, least * factor, greatest * factor]);
     let [kind, low, high] = joined(found);
+    if (this.spec.step && low > 0 && high > LOGARITHMIC_FROM * low) kind = "log";
     if (this.spec.step && bounds) {
       const values = [low, high, ...limits.map(({ value }) => value)];
-      const pad = 0.05 * (Math.max(...values) - Math.min(...values));
-      [low, high] = [Math.min(...values) - pad, Math.max(...values) + pad];
+      [low, high] = [Math.min(...values), Math.max(...values)];
+      if (low > 0 && high > LOGARITHMIC_FROM * low) kind = "log";
+      const pad = kind === "log" ? 0 : 0.05 * (high - low);
+      const factor = kind === "log" ? (high / low) ** 0.05 : 1;
+      [low, high] = [low / factor - pad, high * factor + pad];
     }
     return scale(kind, [low, high], [this.height - MARGIN.bottom, MARGIN.top]);
   }
@@ -114,6 +136,10 @@ export class Panel {
       const color = many ? curve.color : `var(--${line.role}, var(--weight))`;
       const focused = many && context.several && curve.name === context.focus?.name;
       const paint = { class: `line ${line.role}${focused ? " focused" : ""}`, stroke: color };
+      if (line.seldom) {
+        drawn.push(svg("path", { ...paint, d: joinedPath(ends, y("last")) }), ...this.points(ends, y("last"), color));
+        continue;
+      }
       if (many && dash && (line.role === "main" || line.role === "weight")) paint["stroke-dasharray"] = dash;
       const ranged = !line.smooth && !series.exact && columns.least && (this.spec.step || line.role === "raw");
       if (ranged) {
@@ -125,6 +151,23 @@ export class Panel {
       else drawn.push(svg("path", { ...paint, d: linePath(ends, y("last")) }));
     }
     return drawn;
+  }
+
+  // Where a figure was measured, as long as that can be told apart.
+  points(xs, ys, color) {
+    const found = known(xs, ys);
+    return found.length > FEW_POINTS ? [] : found.map(([cx, cy]) => svg("circle", { class: "measured", cx, cy, r: 2, fill: color }));
+  }
+
+  // The step at which the weights went to what was measured, through all panels.
+  drawCalibration({ curves, focus, view }, bottom) {
+    const group = svg("g", { class: "calibration" });
+    const event = focus?.events.find(({ kind }) => kind === "calibrate");
+    if (!event || event.step < view[0] - 1 || event.step > view[1]) return group;
+    const x = this.x(event.step);
+    group.append(svg("line", { x1: x, x2: x, y1: MARGIN.top, y2: bottom }));
+    if (this.spec.step && curves.length) group.append(svg("text", { x: x + 5, y: this.height / 2 + 8 }, "calibrated"));
+    return group;
   }
 
   // Peaks are of single steps: marked for curves of which these are drawn.
@@ -188,13 +231,29 @@ export class Panel {
     const right = width - MARGIN.right;
     const [top, bottom] = [MARGIN.top, this.height - MARGIN.bottom];
     let lowest = -Infinity;
-    for (const { value, label } of [...limits].sort((a, b) => b.value - a.value)) {
+    const sorted = [...limits].sort((a, b) => b.value - a.value);
+    sorted.forEach(({ value, label, color }, i) => {
       const y = this.y(value);
       const arrow = y < top - 1 ? "↑ " : y > bottom + 1 ? "↓ " : "";
-      if (!arrow) group.append(svg("line", { class: `limit limit-${label}`, x1: MARGIN.left, x2: right, y1: y, y2: y }));
+      const alike = sorted.filter((other) => other.value === value).length;
+      const before = sorted.slice(0, i).filter((other) => other.value === value).length;
+      const place = { x1: MARGIN.left, x2: right, y1: y, y2: y };
+      if (!arrow) group.append(svg("line", { class: `limit limit-${label.replace(" ", "-")}`, ...place, ...dashed(color, alike, before) }));
+      if (before) return;
       lowest = Math.max(Math.min(Math.max(y, top + 4), bottom - 4) + 4, lowest + 13);
-      group.append(svg("text", { x: right + 6, y: lowest }, `${arrow}${label} ${figure(value)}`));
-    }
+      const text = svg("text", { x: right + 6, y: lowest }, `${arrow}${label} ${figure(value, Math.abs(value) < 1e-3 ? 3 : 4)}`);
+      if (color) text.style.fill = alike > 1 ? "var(--quiet)" : color;
+      group.append(text);
+    });
     return group;
   }
+}
+
+// Dashes in a colour; those of several that lie over each other take turns.
+function dashed(color, alike, before) {
+  if (!color) return {};
+  const [dash, gap] = DASH;
+  const turn = dash + gap;
+  const dashes = `stroke-dasharray:${dash} ${alike * turn - dash};stroke-dashoffset:${-before * turn}`;
+  return { style: `stroke:${color};${dashes}` };
 }

@@ -85,6 +85,12 @@ export function linePath(xs, ys) {
   return path;
 }
 
+// The places of what is known.
+export const known = (xs, ys) => ys.map((y, i) => [xs[i], y]).filter(([, y]) => y !== null);
+
+// A line that goes on over what is not known.
+export const joinedPath = (xs, ys) => known(xs, ys).map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(1)},${y.toFixed(1)}`).join("");
+
 // A weight is in force up to and with its step: down or up first, then along.
 export function stepPath(starts, ends, ys) {
   let path = "";

@@ -1,11 +1,19 @@
 // The table of decisions: filters, order, selection, details of the chosen one.
 import { count, dateTime, figure, html, say, shortened, words } from "./dom.js";
 import { icon, kindLabel } from "./kinds.js";
-import { eventDetails, isProposal } from "./tooltip.js";
+import { eventDetails, isProposal, movesOf } from "./tooltip.js";
 
 const ROWS = 300;
 const LONGEST_NOTE = 120;
 const LONGEST_REASON = 60;
+
+// The reason and, where there are several terms, those that moved: beside their weights.
+function reasonAndTerms(run, event) {
+  const reason = html("div", {}, shortened(words(event.reason), LONGEST_REASON));
+  const moves = run.terms.length > 1 ? movesOf(event) : [];
+  const terms = moves.map(([term]) => html("div", { class: "term-cell", dir: "auto" }, shortened(String(term ?? run.term), LONGEST_REASON)));
+  return terms.length > 1 ? [...terms, reason] : [reason, ...terms];
+}
 
 export class DecisionTable {
   constructor(parent, actions) {
@@ -89,7 +97,7 @@ export class DecisionTable {
 
   draw(context) {
     this.context = context;
-    const all = context.curves.flatMap((run) => run.events.map((event) => ({ run, event })));
+    const all = context.curves.filter(({ leads }) => leads).flatMap((run) => run.events.map((event) => ({ run, event })));
     this.offer(this.action, all);
     this.offer(this.reason, all);
     const [first, last] = context.view;
@@ -148,13 +156,12 @@ export class DecisionTable {
       html(
         "td",
         { class: "number" },
-        `${figure(event.old_weight)} → ${figure(event.new_weight)}${isProposal(event) ? " (shadow)" : ""}`,
+        ...movesOf(event).map(([, old, now]) => html("div", {}, `${figure(old)} → ${figure(now)}${isProposal(event) ? " (shadow)" : ""}`)),
       ),
       html(
         "td",
         { class: "reason-cell" },
-        shortened(words(event.reason), LONGEST_REASON),
-        run.several ? html("div", { class: "term-cell", dir: "auto" }, shortened(String(run.term), LONGEST_REASON)) : null,
+        ...reasonAndTerms(run, event),
         event.note ? html("div", { class: "note-cell", dir: "auto" }, shortened(event.note, LONGEST_NOTE)) : null,
       ),
     );

@@ -13,12 +13,12 @@ export class Terms {
       title: "Draw each loss as a multiple of the average of its first 50 steps, or as it is",
       onclick: () => actions.relative(),
     }, "Relative losses");
-    this.node = html("div", { class: "terms-line" }, this.list, this.relative);
+    this.node = html("div", { class: "terms-line" }, this.list);
     parent.append(this.node);
   }
 
   draw({ all, several, relative, runs, focus }) {
-    this.node.hidden = all.length < 2 || !all.some(({ several: of, fixed }) => of || fixed);
+    this.node.hidden = this.relative.hidden = all.length < 2 || !all.some(({ several: of, fixed }) => of || fixed);
     this.relative.setAttribute("aria-pressed", relative);
     const seen = new Map();
     for (const curve of all) if (!seen.has(curve.term) || curve.run === focus?.run) seen.set(curve.term, curve);

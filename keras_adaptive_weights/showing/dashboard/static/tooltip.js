@@ -13,9 +13,11 @@ const SHOWN = [
   "running_average",
   "loss_ratio",
   "loss_variance",
+  "share",
   "gradient_norm",
   "average_gradient_norm",
 ];
+const OF_A_BALANCE = /^(share|intent|target)\./;
 
 export class Tooltip {
   constructor(parent) {
@@ -39,11 +41,19 @@ export class Tooltip {
 
 export const isProposal = ({ held_weight: held }) => held !== undefined;
 
+// Term, old and new weight of what an event moved: of those of a balance, all that moved; else its own.
+export function movesOf({ old_weights: before, new_weights: after, old_weight: old, new_weight: now }) {
+  const moved = Object.keys(before ?? {}).filter((term) => Number(before[term]) !== Number(after[term]));
+  return moved.length ? moved.map((term) => [term, before[term], after[term]]) : [[null, old, now]];
+}
+
 export function eventDetails(curve, event, full = false) {
   const evidence = Object.entries(event.evidence ?? {})
-    .map(([name, value]) => [name, figure(value)])
+    .sort(([a], [b]) => OF_A_BALANCE.test(b) - OF_A_BALANCE.test(a))
+    .map(([name, value]) => [name.replace(".", " of "), figure(value)])
     .filter(([, text]) => text !== "–");
-  const change = `${figure(event.old_weight)} → ${figure(event.new_weight)}`;
+  const moves = movesOf(event).map(([term, old, now]) => `${term === null ? "" : `${term} `}${figure(old)} → ${figure(now)}`);
+  const change = moves.join(", ");
   const held = isProposal(event) ? ` (shadow run: ${figure(event.held_weight)} stays in force)` : "";
   return [
     html(
@@ -128,7 +138,9 @@ export function stepDetails({ curves, all, several, focus }, step) {
 function otherTerm([curve, at]) {
   const { figures } = curve.series;
   const weight = curve.fixed ? `fixed ${figure(curve.weight)}` : figure(figures.weight?.last[at]);
-  return html("tr", {}, html("th", { scope: "row" }, curve.name), html("td", {}, `${weight} × ${figure(figures.loss?.last[at])}`));
+  const share = figures.share?.last[at];
+  const part = share === null || share === undefined ? "" : `, part ${figure(share, 3)}`;
+  return html("tr", {}, html("th", { scope: "row" }, curve.name), html("td", {}, `${weight} × ${figure(figures.loss?.last[at])}${part}`));
 }
 
 function rangeText(columns, at) {
