@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypedDict
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.plain_records import FLOAT32_MAX, read_fields
 from keras_adaptive_weights.deciding.state import ControllerState
+from keras_adaptive_weights.deciding.term_names import REGULARIZATION
 from keras_adaptive_weights.version import __version__
 
 FORMAT = 2
@@ -71,6 +72,11 @@ class Header:
     def adaptive(self) -> tuple[str, ...]:
         """Names of the terms with an adaptive weight."""
         return tuple(name for name, start in self.terms.items() if start.config is not None)
+
+    @property
+    def taking_part(self) -> tuple[str, ...]:
+        """Names of the terms that a balance is about: not those that the loss leaves out, nor what the model adds."""
+        return tuple(name for name, start in self.terms.items() if start.weight and name != REGULARIZATION)
 
     @property
     def term(self) -> str:

@@ -16,7 +16,6 @@ from keras_adaptive_weights.deciding.joint import JointDecision, Term
 from keras_adaptive_weights.deciding.joint_envelope import JointEnvelope
 from keras_adaptive_weights.deciding.state import initial_state
 from keras_adaptive_weights.deciding.strategy import Strategy
-from keras_adaptive_weights.deciding.term_names import REGULARIZATION
 from keras_adaptive_weights.journal.header import Header, TermStart
 from keras_adaptive_weights.journal.reader import Entry, Journal, read_journal
 
@@ -122,9 +121,7 @@ def _envelopes(
         strategy = described((header.balance or {})["strategy"]) if balance is None else balance
     except ValueError as error:
         raise ValueError(f"replay: {error}") from error
-    terms = [
-        _term(name, start, header) for name, start in header.terms.items() if start.weight and name != REGULARIZATION
-    ]
+    terms = [_term(name, header.terms[name], header) for name in header.taking_part]
     return {"": JointEnvelope(strategy, terms, config or header.config)}
 
 

@@ -204,7 +204,7 @@ def _layout(header: Header) -> Summary.Value:
     categories = {term: [_within_bounds(term), *_evidence(term)] for term in header.adaptive}
     if header.balance is not None:
         shares = not loss_limits_of(header.balance["strategy"])  # a limit of a loss is no part of a gradient
-        parts = [_lines("parts of the gradient", *_tags(header.terms, "share"))] if shares else []
+        parts = [_lines("parts of the gradient", *_tags(header.taking_part, "share"))] if shares else []
         together = [_lines("weights", *_tags(header.adaptive, "weight")), *parts, *_evidence(_BALANCE)]
         categories = {_BALANCE: together} | {term: _of_balanced(term, shares=shares) for term in header.adaptive}
     layout = layout_pb2.Layout(

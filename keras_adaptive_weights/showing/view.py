@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras_adaptive_weights.deciding.decision import Action
+from keras_adaptive_weights.deciding.shares import KEPT
 from keras_adaptive_weights.journal.blocks import FIGURES, BlockBuilder
 from keras_adaptive_weights.journal.index import JournalIndex, Span
 from keras_adaptive_weights.journal.lines import Values
 
 _COARSEST = 8
 _FIRST_LOSSES = 50
-_LAST_NORMS = 10
 CHANGES = (Action.INCREASE, Action.DECREASE, Action.BALANCE, Action.CALIBRATE)
 """Actions after which a trial begins."""
 _PHASE_EVENTS = (*CHANGES, Action.ROLLBACK, Action.DISABLE, Action.ENABLE, Action.RESET)
@@ -114,11 +114,11 @@ def first_average(index: JournalIndex) -> float:
 def parts_of_the_gradient(index: JournalIndex) -> dict[str, float]:
     """Return the part that each term makes under the weights in force; of those whose norms are measured.
 
-    A term's norm is the median of its last ten ones.
+    A term's norm is, as for a balance, the geometric mean of its last 20 ones.
     """
     each = {name: index.of(name) for name in [*index.terms, *index.fixed]}
     norms = {name: _last_norms(one) for name, one in each.items()}
-    parts = {name: each[name].weight * statistics.median(found) for name, found in norms.items() if found}
+    parts = {name: each[name].weight * statistics.geometric_mean(found) for name, found in norms.items() if found}
     total = sum(parts.values())
     return {name: part / total for name, part in parts.items()} if 0.0 < total < math.inf else {}
 
@@ -127,10 +127,11 @@ def _last_norms(index: JournalIndex) -> list[float]:
     found: list[float] = []
     for span in reversed(index.spans):
         if "term_norm" in span.block["figures"]:
-            found += [float(row["term_norm"]) for row in reversed(index.rows(span)) if "term_norm" in row]
-        if len(found) >= _LAST_NORMS:
+            rows = (row.get("term_norm", math.nan) for row in reversed(index.rows(span)))
+            found += [float(norm) for norm in rows if 0.0 < norm < math.inf]
+        if len(found) >= KEPT:
             break
-    return found[:_LAST_NORMS]
+    return found[:KEPT]
 
 
 def _edge_exact(index: JournalIndex, spans: Sequence[Span], low: float, high: float) -> Iterable[Values]:

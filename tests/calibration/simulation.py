@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.deciding import guide_rule
+from keras_adaptive_weights.deciding.joint import Term
+from keras_adaptive_weights.deciding.joint_envelope import JointEnvelope
 from keras_adaptive_weights.deciding.state import initial_state
+from keras_adaptive_weights.deciding.strategy import Strategy
 
 BASE = 2.5
 NORM = 2.0
@@ -126,6 +130,36 @@ def stationary(
     events = decide(losses, norm_level * found, config, execution)
     ends = events[-1].new_weight if events else BASE
     return len(events), ends, any(event.action is kaw.Action.DISABLE for event in events)
+
+
+def balanced(
+    seed: int,
+    *,
+    draw: Draw,
+    strategy: Strategy[Any],
+    steps: int = 10_000,
+    double_at: int | None = None,
+    config: kaw.AdaptiveWeightConfig | None = None,
+) -> tuple[int, float, bool]:
+    """Return, for two terms that are balanced from the start: moves, where the first weight ends, whether it holds.
+
+    Losses and norms are stationary and as large for both. From `double_at` on the norms of the first are twice as
+    large: only moves before that are counted.
+    """
+    rng = np.random.default_rng(seed)
+    losses, norms = ([draw(rng, steps).tolist() for _ in "ab"] for _ in ("losses", "norms"))
+    envelope = JointEnvelope(
+        strategy, [Term.adaptive(name, 1.0) for name in "ab"], config or kaw.AdaptiveWeightConfig()
+    )
+    state, moves = envelope.initial(), 0
+    every, start = getattr(strategy, "measure_every", steps + 1), getattr(strategy, "calibrate_steps", None) or 0
+    for step, values in enumerate(zip(*losses, *norms, strict=True), 1):
+        doubled = 2.0 if double_at is not None and step > double_at else 1.0
+        seen = {"a": values[2] * doubled, "b": values[3]} if step <= start or step % every == 0 else {}
+        seen = kaw.JointObservation(step, {"a": values[0], "b": values[1]}, values[0] + values[1], 1.0, seen)
+        state, decision = envelope.step(state, (seen,))
+        moves += decision.is_event and (double_at is None or step <= double_at)
+    return moves, state.core.weight["a"], state.core.rollbacks >= envelope.config.max_rollbacks
 
 
 def same_at_every_scale(seed: int, *, scales: Sequence[float] = (1000.0, 0.001), steps: int = 3000) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 from typing import Any, NamedTuple
 
+import balanced
 import keras
 import numpy as np
 import tensorflow as tf
@@ -13,6 +14,7 @@ from modes import BATCH, CONFIGS, STEPS, TERMS, WEIGHTS, bad_batch, data, datase
 
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.deciding import guide_rule
+from keras_adaptive_weights.deciding.joint import by_term
 from keras_adaptive_weights.deciding.state import initial_state
 
 # Largest deviation allowed: of a parameter from plain Keras's (parameters are about 1), and of telemetry from the value
@@ -47,6 +49,7 @@ class Run(NamedTuple):
         changed: Names of variables that a bad batch changed, in any replica.
         culprit: What was named as not finite in the bad batch.
         scale: The loss scale and its counter after the clean steps and after the bad batch.
+        norms: With a balance, step and norms of the terms' gradients where they were measured.
     """
 
     parameters: list[Any]
@@ -56,6 +59,7 @@ class Run(NamedTuple):
     changed: list[str]
     culprit: str | None
     scale: list[float]
+    norms: list[Any]
 
 
 class Watch(keras.callbacks.Callback):
@@ -63,13 +67,15 @@ class Watch(keras.callbacks.Callback):
 
     def __init__(self):
         super().__init__()
-        self.rows, self.decisions = [], []
+        self.rows, self.decisions, self.norms = [], [], []
 
     def on_train_batch_end(self, batch, logs=None):
         self.rows += self.model.telemetry.read(self.rows[-1].number if self.rows else 0)
 
     def observe(self, observations, decision):
-        self.decisions.append((decision.term, len(observations), *decision[:3], decision.new_weight))
+        for one in by_term(decision):
+            self.decisions.append((one.term, len(observations), *one[:3], one.new_weight))
+        self.norms += [(seen.step, dict(seen.term_norms)) for seen in observations if getattr(seen, "term_norms", None)]
 
 
 def train(mode, strategy=None):
@@ -81,12 +87,12 @@ def train(mode, strategy=None):
     model.fit(dataset(*data()), verbose=0, callbacks=callbacks)
     before, scale = copies(model), scaling_state(model)
     rows = [(row.terms, row.total, row.gradient_norm, row.non_finite is None) for row in watch.rows]
-    decisions, (parameters, statistics) = list(watch.decisions), values(model)
+    decisions, norms, (parameters, statistics) = list(watch.decisions), list(watch.norms), values(model)
     model.fit(dataset(*bad_batch()), verbose=0, callbacks=callbacks)
     after = copies(model)
     changed = [name for name in before if not same_bits(before[name], after[name])]
     scale += scaling_state(model)
-    return Run(parameters, statistics, rows, decisions, changed, watch.rows[-1].non_finite, scale)
+    return Run(parameters, statistics, rows, decisions, changed, watch.rows[-1].non_finite, scale, norms)
 
 
 @functools.cache
@@ -103,7 +109,8 @@ def plain(mode):
 
 @functools.cache
 def by_hand(mode):
-    """Train batch by batch, in eager mode, with nothing of ours: rows of terms and norm, and the statistics at the end.
+    """Train batch by batch, in eager mode, with nothing of ours: rows of terms, norm and, for a balance, norm of each
+    term, and the statistics at the end.
 
     Where a gradient overflows the statistics of the batch normalisation are put back, as ours are. Plain Keras leaves
     those that the forward pass of the skipped step has moved.
@@ -116,19 +123,27 @@ def by_hand(mode):
     for i in range(0, STEPS * BATCH, BATCH):
         statistics = values(model)[1]
         inputs, targets = x[i : i + BATCH], y[i : i + BATCH]
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(persistent=True) as tape:
             outputs = tf.cast(model(inputs, training=True), tf.float32)
             terms = {name: tf.reduce_mean(fn(targets, outputs)) for name, fn in TERMS.items()}
+            parts = {name: optimizer.scale_loss(WEIGHTS[name] * term) for name, term in terms.items()}
             scaled = optimizer.scale_loss(sum(WEIGHTS[name] * term for name, term in terms.items()))
         scale = float(optimizer.dynamic_scale) if mode.dtype == "mixed_float16" else 1.0
         gradients = tape.gradient(scaled, variables)
-        norm = np.sqrt(sum(np.sum(np.square(g.numpy().astype("float64") / scale)) for g in gradients))
+        norm, norms = norm_of(gradients, scale), {}
+        if mode.losses == "balanced":
+            norms = {n: norm_of(tape.gradient(part, variables), scale) / WEIGHTS[n] for n, part in parts.items()}
         optimizer.apply(gradients, variables)
         if not np.isfinite(norm):
             for variable, value in zip(model.layers[2].non_trainable_variables, statistics, strict=True):
                 variable.assign(value)
-        rows.append(({name: float(term) for name, term in terms.items()}, float(norm)))
+        rows.append(({name: float(term) for name, term in terms.items()}, float(norm), norms))
     return rows, values(model)[1]
+
+
+def norm_of(gradients, scale):
+    """The global norm of scaled gradients."""
+    return np.sqrt(sum(np.sum(np.square(g.numpy().astype("float64") / scale)) for g in gradients))
 
 
 def check(mode, run):
@@ -141,11 +156,14 @@ def check(mode, run):
         statistics = kept
     pairs = [*zip(run.parameters, parameters, strict=True), *zip(run.statistics, statistics, strict=True)]
     deviation = max(float(np.max(np.abs(one - other))) for one, other in pairs)
+    telemetry, decisions = telemetry_deviation(run, rows), decision_deviation
+    if mode.losses == "balanced":
+        telemetry, decisions = max(telemetry, balanced.norm_deviation(run, rows)), balanced.decided_otherwise
     bad = unlike(run.changed, []) + unlike(run.culprit, "mel_loss") + unlike(run.scale, scale)
     return [
         Check("parameters", deviation, 0.0 if exact else PARAMETERS[mode.dtype]),
-        Check("telemetry", telemetry_deviation(run, rows), 1e-5 if exact else TELEMETRY[mode.dtype]),
-        Check("decisions", decision_deviation(mode, run, rows), 0.0),
+        Check("telemetry", telemetry, 1e-5 if exact else TELEMETRY[mode.dtype]),
+        Check("decisions", decisions(mode, run, rows), 0.0),
         Check("bad batch", bad, 0.0),
     ]
 
@@ -161,7 +179,8 @@ def telemetry_deviation(run, hand):
         return np.inf
     worst, weights = 0.0, dict(WEIGHTS)
     decided = {step: weight for term, _, step, _, _, weight in run.decisions if term == "energy_loss"}
-    for number, ((terms, total, norm, applied), (hand_terms, hand_norm)) in enumerate(zip(run.rows, hand, strict=True)):
+    for number, (row, (hand_terms, hand_norm, _)) in enumerate(zip(run.rows, hand, strict=True)):
+        terms, total, norm, applied = row
         weights["energy_loss"] = decided.get(number, weights["energy_loss"])  # in force from the step after it on
         if applied != np.isfinite(hand_norm):
             return np.inf
@@ -177,7 +196,7 @@ def decision_deviation(mode, run, hand):
     wrong = 0.0
     for name, config in CONFIGS.items():
         state, seen, actual = initial_state(config, WEIGHTS[name]), [], [d[1:] for d in run.decisions if d[0] == name]
-        for step, (terms, norm) in enumerate(hand, 1):
+        for step, (terms, norm, _) in enumerate(hand, 1):
             applied = bool(np.isfinite(norm))
             seen.append(kaw.Observation(step, terms[name], None, norm, applied=applied, loss_scaling=not applied))
         groups = [seen[i : i + mode.steps] for i in range(0, STEPS, mode.steps)]

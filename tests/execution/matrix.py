@@ -3,7 +3,7 @@
     python tests/execution/matrix.py [--quick] [--each] [--results FILE]
 
 Prints a Markdown table, mode x what was checked x largest deviation, and exits with 1 if a deviation is above its limit
-(`checks.py` says which and why). The full matrix, 304 modes, takes half an hour on two cores, `--quick` about a
+(`checks.py` says which and why). The full matrix, 313 modes, takes half an hour on two cores, `--quick` about a
 minute. A line for each mode goes to the standard error. With `--results` each mode is also written to that file when it
 is done, and those that are in it already are not run again: after an interrupt the same command goes on.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 import tensorflow as tf
 from checks import Check, check, train
 from keras_losses import check_of_keras
-from modes import few, one_device, replicas
+from modes import KINDS, few, of_a_balance, one_device, replicas
 
 HEADINGS = {
     "parameters": "parameters and statistics from plain Keras's",
@@ -83,7 +83,7 @@ def table(results, *, each=False):
     rows = {}
     for mode, checks in results:
         kind = f"{mode.machine}, {mode.execution}, {mode.steps} per execution, {mode.dtype}"
-        kind = str(mode) if each else kind + (", Keras's losses" if mode.losses == "Keras's" else "")
+        kind = str(mode) if each else ", ".join(filter(None, (kind, KINDS[mode.losses])))
         rows.setdefault(kind, []).append(checks)
     lines = [f"| mode | runs | {' | '.join(HEADINGS.values())} |", "|---|---:|" + "---:|" * len(HEADINGS)]
     for kind, runs in rows.items():
@@ -107,12 +107,13 @@ def main(arguments=None):
     warnings.filterwarnings("ignore", message=".*shuffle=True.*")
     strategy = two_devices()
     mirrored = [*replicas("two replicas"), *replicas("two replicas", "Keras's")]
+    balanced = replicas("two replicas", "balanced")[-1:]
     kept, found = Results(options.results), []
     if options.only != "two replicas":
-        every = [*one_device(), *one_device("Keras's")]
+        every = [*one_device(), *one_device("Keras's"), *of_a_balance()]
         found += run(few() if options.quick else every, results=kept)
     if options.only != "one device":
-        found += run(mirrored[2::5] if options.quick else mirrored, strategy, results=kept)
+        found += run([*(mirrored[2::5] if options.quick else mirrored), *balanced], strategy, results=kept)
     print(table(found, each=options.each))
     return 0 if all(c.passed for _, checks in found for c in checks) else 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import NamedTuple
 
@@ -21,6 +22,9 @@ CONFIGS = {"mel_loss": FROZEN, "stop_loss": FROZEN, "energy_loss": CONFIG}
 WEIGHTS = {"mel_loss": 2.5, "stop_loss": 0.5, "energy_loss": 1.5}
 
 
+KINDS = {"one of ours": "", "Keras's": "Keras's losses", "balanced": "a balance"}
+
+
 class Mode(NamedTuple):
     """One way to train.
 
@@ -32,8 +36,8 @@ class Mode(NamedTuple):
         accumulation: Gradient accumulation steps, or `None`.
         clipnorm: The optimizer's `global_clipnorm`, or `None`.
         machine: "one device", "two replicas" or "two processes".
-        losses: "one of ours", a `CompositeLoss` with a weight that moves; or "Keras's", one for each of two outputs,
-            with a weight that does not.
+        losses: "one of ours", a `CompositeLoss` with a weight that moves; "balanced", the same with a balance; or
+            "Keras's", one for each of two outputs, with a weight that does not.
     """
 
     execution: str = "graph"
@@ -59,8 +63,8 @@ class Mode(NamedTuple):
             parts.append(f"accumulation {self.accumulation}")
         if self.clipnorm:
             parts.append(f"clipnorm {self.clipnorm:g}")
-        if self.losses == "Keras's":
-            parts.append("Keras's losses")
+        if self.losses != "one of ours":
+            parts.append(KINDS[self.losses])
         return ", ".join(parts)
 
 
@@ -82,6 +86,21 @@ def replicas(machine, losses="one of ours"):
     return [Mode("graph", 1, "float32", *settings, machine, losses) for settings in optimizers()]
 
 
+def of_a_balance():
+    """Modes with a balance: every value of everything, each with several others, as there is no end of the product."""
+    modes = [
+        Mode("graph", 8, "float32", "adam", 4, 1.0),
+        Mode("xla", 1, "mixed_float16", "sgd", None, 1.0),
+        Mode("eager", 1, "float32", "sgd", 4, None),
+        Mode("eager", 8, "mixed_float16", "adam", None, None),
+        Mode("graph", 1, "mixed_bfloat16", "sgd", None, None),
+        Mode("graph", 8, "mixed_float16", "adam", 4, None),
+        Mode("xla", 8, "float32", "adam", None, None),
+        Mode("xla", 1, "mixed_bfloat16", "adam", 4, 1.0),
+    ]
+    return [mode._replace(losses="balanced") for mode in modes]
+
+
 def few():
     """A mode for each value of everything, and of what is apt to interfere: for those who cannot wait."""
     return [
@@ -95,6 +114,7 @@ def few():
         Mode("xla", 8, "mixed_bfloat16", "sgd", 4, 1.0),
         Mode("xla", 1, "mixed_float16", "adam", 4, 1.0),
         *(mode._replace(losses="Keras's") for mode in few_of_keras()),
+        *of_a_balance()[:2],
     ]
 
 
@@ -157,17 +177,26 @@ def make_model(mode, cls, *, synchronized=True):
         losses = {"loss": KERAS_LOSSES, "loss_weights": weights, "metrics": {"stop": ["mse"]}}
     else:
         model = cls(inputs, keras.layers.Dense(3, dtype=policy)(hidden))
-        losses = {"loss": make_loss()}
+        losses = {"loss": make_loss(balanced=mode.losses == "balanced")}
     model.compile(optimizer=make_optimizer(mode), **losses, **mode.compile_arguments)
     if mode.dtype != "mixed_float16":  # there it is built while the step is traced, which takes twice as long
         model.optimizer.build(model.trainable_variables)
     return model
 
 
-def make_loss():
+def make_loss(*, balanced=False):
     weights = {name: kaw.AdaptiveWeight(WEIGHTS[name], config) for name, config in CONFIGS.items()}
+    balance = None
+    if balanced:  # the weights of the others would change the training
+        from balanced import NormRatio
+
+        reach = dataclasses.replace(
+            CONFIG, min_weight=WEIGHTS["energy_loss"] / 100, max_weight=WEIGHTS["energy_loss"] * 100
+        )
+        weights = WEIGHTS | {"energy_loss": kaw.AdaptiveWeight(WEIGHTS["energy_loss"], reach)}
+        balance = NormRatio()
     terms = {name: kaw.LossTerm(fn, weight=weights[name]) for name, fn in TERMS.items()}
-    return kaw.CompositeLoss(terms, max_loss_spike_threshold=None)
+    return kaw.CompositeLoss(terms, max_loss_spike_threshold=None, balance=balance)
 
 
 def data():

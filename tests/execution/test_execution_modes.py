@@ -62,6 +62,21 @@ def test_a_deviation_is_noticed():
     assert all(check.passed for check in checks.check(mode, run))
 
 
+def test_a_deviation_of_a_balance_is_noticed():
+    """A norm that is off, one that was not measured, and a decision that was not taken."""
+    mode = modes.Mode("graph", 1, "float32", "sgd", losses="balanced")
+    run = checks.train(mode)
+    (step, norms), *later = run.norms
+    decided = [(*d[:3], "hold", "on_target", d[5]) for d in run.decisions]
+    for spoilt, what in [
+        (run._replace(norms=[(step, norms | {"stop_loss": 1.01 * norms["stop_loss"]}), *later]), "telemetry"),
+        (run._replace(norms=later), "telemetry"),
+        (run._replace(decisions=decided), "decisions"),
+    ]:
+        assert [check.what for check in checks.check(mode, spoilt) if not check.passed] == [what]
+    assert all(check.passed for check in checks.check(mode, run))
+
+
 def test_the_matrix_is_the_one_that_was_asked_for():
     """Every execution x steps x dtype x optimizer x accumulation x clipping on one device; eight on the others."""
     every = modes.one_device()
@@ -77,6 +92,12 @@ def test_the_matrix_is_the_one_that_was_asked_for():
     of_keras = modes.one_device("Keras's")
     assert [mode._replace(losses="one of ours") for mode in of_keras] == every
     assert len({str(mode) for mode in [*every, *of_keras]}) == 2 * len(every) == 288
+    of_a_balance = modes.of_a_balance()
+    for field in ("execution", "steps", "dtype", "optimizer", "accumulation", "clipnorm"):
+        assert {getattr(mode, field) for mode in of_a_balance} == {getattr(mode, field) for mode in every}
+    assert {(mode.execution, mode.dtype) for mode in of_a_balance} >= {
+        (execution, "float32") for execution in ("eager", "graph", "xla")
+    }
     for machine in ("two replicas", "two processes"):
         settings = {(m.execution, m.steps, m.dtype, m.optimizer, m.accumulation, m.clipnorm) for m in every}
         chosen = modes.replicas(machine)

@@ -2,7 +2,8 @@
 
     python tests/resume/kill_and_resume.py --kills 20
 
-One chain of kills for each way to save; callback order and the instant within the step are drawn anew for each process.
+One chain of kills for each way to save, and for what decides on the weights; callback order and the instant within the
+step are drawn anew for each process.
 A line of the table is a kill and what the next process restored:
 
 - state: controller (with weight, step and disable), spike average, parameters and optimizer are, bit for bit, what the
@@ -30,10 +31,30 @@ from keras_adaptive_weights.journal.reader import read_journal
 
 STEPS = 40
 KILLS_PER_CHAIN = 4  # of at most 65 steps each: the 280 steps of the run are enough
-CHAINS = (("epoch", 1), ("batches", 1), ("model", 1), ("weights", 1), ("batches", 4))
+CHAINS = (
+    ("epoch", 1, "guide"),
+    ("batches", 1, "share"),
+    ("model", 1, "guide"),
+    ("weights", 1, "constraint"),
+    ("batches", 4, "guide"),
+    ("model", 4, "share"),
+    ("batches", 1, "guide"),
+    ("weights", 1, "guide"),
+)
 HEADINGS = (
-    "saved by", "K", "ours", "kill at", "+ms", "restored", "lost", "state", "from there on", "journal", "records"
-)  # fmt: skip
+    "saved by",
+    "K",
+    "decides",
+    "ours",
+    "kill at",
+    "+ms",
+    "restored",
+    "lost",
+    "state",
+    "from there on",
+    "journal",
+    "records",
+)
 _HERE = Path(__file__).resolve().parent
 
 
@@ -66,7 +87,7 @@ def _command(folder, mode, kwargs):
     command = [sys.executable, str(_HERE / "training.py"), str(folder)]
     command += ["--mode", mode] if mode else []
     command += [] if kwargs.get("ours_first", True) else ["--ours-last"]
-    for name in ("steps_per_execution", "kill_in", "kill_after_ms"):
+    for name in ("steps_per_execution", "balance", "kill_in", "kill_after_ms"):
         if kwargs.get(name) is not None:
             command += [f"--{name.replace('_', '-')}", str(kwargs[name])]
     return command
@@ -75,14 +96,15 @@ def _command(folder, mode, kwargs):
 class Chain:
     """One run: killed, started again, killed, ... and let go on to its end."""
 
-    def __init__(self, launcher, folder, mode, steps_per_execution, reference):
+    def __init__(self, launcher, folder, mode, steps_per_execution, reference, balance="guide"):
         self._launcher, self._folder, self._mode = launcher, Path(folder), mode
-        self._executions, self._reference = steps_per_execution, reference
+        self._kind = {"steps_per_execution": steps_per_execution, "balance": balance}
+        self._reference = reference
         self._on_track = True
 
     def start(self, **kwargs):
         """Let a process run until it is killed or done; return (what it began with, the last step it took)."""
-        code = self._launcher.run(self._folder, self._mode, steps_per_execution=self._executions, **kwargs)
+        code = self._launcher.run(self._folder, self._mode, **self._kind, **kwargs)
         assert code == (-9 if "kill_in" in kwargs else 0), f"exit code {code}"
         lines = verify.processes(self._folder)[-1]
         return lines[0], lines[-1].get("step", lines[0]["restored"])
@@ -157,12 +179,12 @@ def decisions_of(folder):
 def make_references(launcher, folder):
     """Train without a kill; return what was so after each step, for each number of steps per execution."""
     references = {}
-    for executions in sorted({executions for _, executions in CHAINS}):
-        path = folder / f"reference-{executions}"
-        code = launcher.run(path, None, steps_per_execution=executions)
+    for executions, balance in sorted({chain[1:] for chain in CHAINS}):
+        path = folder / f"reference-{executions}-{balance}"
+        code = launcher.run(path, None, steps_per_execution=executions, balance=balance)
         assert code == 0, f"exit code {code}"
-        references[executions] = verify.lineage(verify.processes(path))
-    print(f"the run that is never killed decides: {decisions_of(folder / 'reference-1')}")
+        references[executions, balance] = verify.lineage(verify.processes(path))
+        print(f"never killed, {executions} steps an execution, {balance}: {decisions_of(path)}")
     return references
 
 
@@ -183,9 +205,10 @@ def main():
     show_row(*HEADINGS)
     bad, left, chains = 0, args.kills, itertools.cycle(CHAINS)
     while left > 0:
-        (mode, executions), kills = next(chains), min(left, KILLS_PER_CHAIN)
-        chain = Chain(launcher, folder / f"{left}-{mode}", mode, executions, references[executions])
-        bad += run_chain(chain, (mode, executions), kills, draw)
+        name, kills = next(chains), min(left, KILLS_PER_CHAIN)
+        mode, executions, balance = name
+        chain = Chain(launcher, folder / f"{left}-{mode}", mode, executions, references[executions, balance], balance)
+        bad += run_chain(chain, name, kills, draw)
         left -= kills
     print(f"{args.kills} kills, {bad} followed by something wrong")
     if args.keep:

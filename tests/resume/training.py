@@ -4,7 +4,8 @@
 
 `trace.jsonl` in the folder gets a line when a process goes on from what it restored, and a line per execution, each
 with the digests of the controllers of three weights, of spike average, parameters and optimizer. Every epoch has the
-same batches: a shift of the losses that the controllers answer, a batch of NaN, and a spike.
+same batches: a shift of the losses that the controllers answer, a batch of NaN, and a spike. With `--balance` a
+strategy decides on all three weights together.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ BATCH = 4
 SAVE_EVERY = 7
 MODES = ("epoch", "batches", "model", "weights")
 PARTS = ("controller", "average", "parameters", "optimizer")
+BALANCES = {
+    "guide": None,
+    "share": kaw.GradientShare({"mel_loss": 0.3, "stop_loss": 0.3}, measure_every=6, calibrate_steps=8),
+    "constraint": kaw.Constraint("stop_loss", at_most=0.5, cooling_period=6),
+}
 DISABLED_AT, ENABLED_AT = 72, 96
 CONFIG = kaw.AdaptiveWeightConfig(
     warmup_steps=15,
@@ -72,7 +78,7 @@ def data():
     return x, y.astype("float32")
 
 
-def new_model(steps_per_execution=1):
+def new_model(steps_per_execution=1, balance="guide"):
     keras.utils.set_random_seed(7)
     inputs = keras.Input((3,))
     hidden = keras.layers.BatchNormalization()(keras.layers.Dense(5, activation="tanh")(inputs))
@@ -84,7 +90,9 @@ def new_model(steps_per_execution=1):
         "energy_loss": kaw.LossTerm(error, weight=0.5),
     }
     model.compile(
-        optimizer=keras.optimizers.Adam(0.01), loss=kaw.CompositeLoss(terms), steps_per_execution=steps_per_execution
+        optimizer=keras.optimizers.Adam(0.01),
+        loss=kaw.CompositeLoss(terms, balance=BALANCES[balance]),
+        steps_per_execution=steps_per_execution,
     )
     return model
 
@@ -93,6 +101,10 @@ def digests(model):
     """What a checkpoint must bring back, each part as a short hash."""
     weights = model.loss.adaptive_weights.values()
     controller = json.dumps([[weight.state.to_dict(), float(weight.variable)] for weight in weights])
+    if model.loss.balanced is not None:
+        schedule = model.loss.norm_schedule
+        measured = [] if schedule is None else schedule.variable.numpy().tolist()
+        controller += json.dumps([model.loss.balanced.state_values, measured])
     parts = (
         controller.encode(),
         model.loss.total_average.numpy().tobytes(),
@@ -186,27 +198,38 @@ def saver(mode, folder):
     return keras.callbacks.ModelCheckpoint(str(folder / "epoch-{epoch:02d}.weights.h5"), save_weights_only=True)
 
 
-def start(mode, folder, steps_per_execution=1):
+def start(mode, folder, steps_per_execution=1, balance="guide"):
     """Return the model and the epoch to go on with; a file that was cut short by the kill is passed over."""
     for path in sorted(folder.glob("model-*.keras" if mode == "model" else "epoch-*.weights.h5"), reverse=True):
         try:
             if mode == "model":
                 model = keras.models.load_model(path)
             else:
-                model = new_model(steps_per_execution)
+                model = new_model(steps_per_execution, balance)
                 model.optimizer.build(model.trainable_variables)
                 model.load_weights(path)
             return model, int(path.name[6:8])
         except (OSError, ValueError, KeyError) as cut_short:
             print(f"{path.name} cannot be read: {cut_short}")
-    return new_model(steps_per_execution), 0
+    return new_model(steps_per_execution, balance), 0
 
 
-def train(folder, mode, *, ours_first=True, steps_per_execution=1, kill_in=None, kill_after_ms=0.0, epochs=EPOCHS):
+def train(
+    folder,
+    mode,
+    *,
+    ours_first=True,
+    steps_per_execution=1,
+    kill_in=None,
+    kill_after_ms=0.0,
+    epochs=EPOCHS,
+    balance="guide",
+):
     """Train to the end, or until killed."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    model, epoch = start(mode, folder, steps_per_execution) if mode else (new_model(steps_per_execution), 0)
+    kind = steps_per_execution, balance
+    model, epoch = start(mode, folder, *kind) if mode else (new_model(*kind), 0)
     ours = kaw.AdaptiveWeightCallback(log_dir=folder, update_freq=3)
     pair = [ours, *([saver(mode, folder)] if mode else [])]
     trace = folder / "trace.jsonl"
@@ -222,6 +245,7 @@ def main():
     parser.add_argument("--mode", choices=MODES, help="how to save; without it, not at all")
     parser.add_argument("--ours-last", action="store_true", help="our callback after the one that saves")
     parser.add_argument("--steps-per-execution", type=int, default=1)
+    parser.add_argument("--balance", choices=tuple(BALANCES), default="guide", help="what decides on the weights")
     parser.add_argument("--kill-in", type=int, help="step of this process in which to end it with SIGKILL")
     parser.add_argument("--kill-after-ms", type=float, default=0.0, help="that long after the step began")
     args = parser.parse_args()
@@ -232,6 +256,7 @@ def main():
         steps_per_execution=args.steps_per_execution,
         kill_in=args.kill_in,
         kill_after_ms=args.kill_after_ms,
+        balance=args.balance,
     )
 
 

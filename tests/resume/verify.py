@@ -47,14 +47,18 @@ def check_restored(before, restored):
     return differing(known, restored) + ["run"] * (restored["restored"] > 0 and known["run"] != restored["run"])
 
 
+def parts_of(journal):
+    """Return the journal of each term, or the one of a balance, which is about all of them."""
+    return [journal] if journal.joint else [journal.of(term) for term in journal.terms]
+
+
 def check_journal(folder):
     """The steps are 1, 2, 3, ... as the lines stand in the file, and each term has them; return how many."""
     path = Path(folder) / "adaptive_weights" / "journal.jsonl"
     lines = path.read_text().rpartition("\n")[0].splitlines()
     steps = [values["step"] for values in map(json.loads, lines) if values["kind"] == "step"]
     assert steps == list(range(1, len(steps) + 1)), steps
-    whole = kaw.read_journal(path)
-    for journal in map(whole.of, whole.terms):
+    for journal in parts_of(kaw.read_journal(path)):
         assert [seen.step for seen in journal.observations] == steps[: len(journal.observations)]
         assert len(journal.weights) == len(journal.observations)
         by_hand = [event.step for event in journal.events if event.by_hand]
@@ -68,7 +72,7 @@ def check_abandoned(folder):
     for path in paths:
         whole = kaw.read_journal(path)
         first = whole.headers[0].step + 1
-        for journal in map(whole.of, whole.terms):
+        for journal in parts_of(whole):
             steps = [seen.step for seen in journal.observations]
             assert steps == list(range(first, first + len(steps))), path
     return len(paths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -47,24 +48,35 @@ def launcher():
 
 @pytest.fixture(scope="module")
 def reference(launcher, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("reference")
-    assert launcher.run(folder, None) == 0
-    return verify.lineage(verify.processes(folder))
+    """What was so after each step of a run that nobody killed, by what decides on its weights."""
+
+    @functools.cache
+    def of(balance):
+        folder = tmp_path_factory.mktemp("reference")
+        assert launcher.run(folder, None, balance=balance) == 0
+        return verify.lineage(verify.processes(folder))
+
+    return of
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("mode", "executions", "kills", "restored", "disabled"),
+    ("mode", "executions", "balance", "kills", "restored", "disabled"),
     [
-        ("epoch", 1, [31, 59, 55], [0, 0, 40, 80], [False, False, False, True]),
-        ("batches", 4, [31, 59, 55], [0, 24, 80, 128], [False, False, True, False]),
-        ("model", 1, [95], [0, 80], [False, True]),
-        ("weights", 1, [95], [0, 80], [False, True]),
+        ("epoch", 1, "guide", [31, 59, 55], [0, 0, 40, 80], [False, False, False, True]),
+        ("batches", 4, "guide", [31, 59, 55], [0, 24, 80, 128], [False, False, True, False]),
+        ("model", 1, "guide", [95], [0, 80], [False, True]),
+        ("weights", 1, "guide", [95], [0, 80], [False, True]),
+        ("epoch", 1, "share", [55, 55], [0, 40, 80], [False, False, True]),
+        ("batches", 4, "constraint", [31], [0, 24], [False, False]),
     ],
 )
-def test_kills_in_a_row_leave_no_trace(mode, executions, kills, restored, disabled, launcher, reference, tmp_path):
+def test_kills_in_a_row_leave_no_trace(
+    mode, executions, balance, kills, restored, disabled, launcher, reference, tmp_path
+):
     """The first kill comes before anything was saved, or within an epoch; one restores a disable by hand."""
-    chain = kill_and_resume.Chain(launcher, tmp_path, mode, executions, reference)
+    known = reference(balance) if mode != "batches" else {}
+    chain = kill_and_resume.Chain(launcher, tmp_path, mode, executions, known, balance)
     began = []
     for number, kill_in in enumerate([*kills, None]):
         plan = {"ours_first": number % 2 == 0} | ({} if kill_in is None else {"kill_in": kill_in})
@@ -84,7 +96,13 @@ def check_replay(folder):
     journal = kaw.read_journal(folder / "adaptive_weights" / "journal.jsonl")
     assert len(journal.terms) == 3
     assert texts(event for event in kaw.replay(journal) if event.is_event) == texts(journal.events)
-    assert {event.term for event in journal.events if event.action is not kaw.Action.DISABLE} == set(journal.terms)
+    if journal.joint:
+        actions = [event.action for event in journal.events]
+        assert actions.count(kaw.Action.CALIBRATE) <= 1
+        assert kaw.Action.BALANCE in actions
+    else:
+        moved = (event for event in journal.events if event.action is not kaw.Action.DISABLE)
+        assert {event.term for event in moved} == set(journal.terms)
 
 
 class DiedError(Exception):
