@@ -212,7 +212,7 @@ class JointEnvelope:
             "core": state.core.to_dict(),
             "recent": plain(state.recent),
             "strategy": {self.name: plain(state.strategy)},
-            "proposal": plain(usable(state.proposal)),
+            "proposal": plain(state.proposal),
             "calibrated": state.calibrated,
         }
 

@@ -34,7 +34,7 @@ class Target(NamedTuple):
     inf
     """
 
-    weight: float
+    weight: Annotated[float, MAY_OVERFLOW]
     error: Annotated[float, MAY_OVERFLOW] = 0.0
     freedom: Annotated[float, MAY_OVERFLOW] = math.inf
 

@@ -68,9 +68,12 @@ def joined(scales: Sequence[Scale]) -> Scale:
     """Return one scale for several curves of a panel."""
     low, high = min(scale.low for scale in scales), max(scale.high for scale in scales)
     kinds = {scale.kind for scale in scales}
-    logarithmic = low > 0.0 and ("log" in kinds or (len(scales) > 1 and high > _LOGARITHMIC_FROM * low))
-    kind = "log" if logarithmic else kinds.pop() if len(kinds) == 1 else "linear"
-    return Scale(kind, low, high)
+    if low > 0.0 and "log" in kinds:
+        return Scale("log", low, high)
+    if len(scales) > 1 and low > 0.0 and high > _LOGARITHMIC_FROM * low:
+        room = (high / low) ** 0.06
+        return Scale("log", low / room, high * room)
+    return Scale(kinds.pop() if len(kinds) == 1 else "linear", low, high)
 
 
 def limits_of(panel: Panel, index: JournalIndex) -> list[tuple[str, float]]:

@@ -148,6 +148,7 @@ def cases() -> Iterator[Case]:
     yield from _loops()
     yield from _other_losses()
     yield from _bad_data()
+    yield from _balances()
 
 
 def _false_changes() -> Iterator[Case]:
@@ -264,6 +265,21 @@ def _bad_data() -> Iterator[Case]:
     simulate = partial(sim.stationary, draw=partial(sim.with_bad_batches, noise=0.1, share=0.01))
     yield Case(
         "Disabled itself within 10,000 steps", "1 % NaN, level +-25 % every 500 steps", simulate, none_disabled, 8, 4
+    )
+
+
+def _balances() -> Iterator[Case]:
+    for strategy, what in ((kaw.GradientShare(), "equal shares of the gradient"), (kaw.SqrtLoss(), "by square roots")):
+        for draw, noise, name, limit in (
+            (sim.white, 0.3, "independent noise", 1.0),
+            (sim.wander, 0.15, "AR(1) 0.9,", 3.0),
+        ):
+            simulate = partial(sim.balanced, draw=partial(draw, noise=noise), strategy=strategy)
+            group = "False changes of a balance per 10,000 steps"
+            yield Case(group, f"{what}, {name} {_percent(noise)}", simulate, partial(at_most_rate, limit), 16, 5)
+    name = "norms of a term double, noise 30 %"
+    yield Case(
+        "Answered by a balance within 2,000 steps", name, sim.balance_follows, partial(at_least_share, 0.9), 100, 30
     )
 
 

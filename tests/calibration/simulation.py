@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -160,6 +161,13 @@ def balanced(
         state, decision = envelope.step(state, (seen,))
         moves += decision.is_event and (double_at is None or step <= double_at)
     return moves, state.core.weight["a"], state.core.rollbacks >= envelope.config.max_rollbacks
+
+
+def balance_follows(seed: int, *, noise: float = 0.3, at: int = 500, steps: int = 2500) -> bool:
+    """Return whether the weight of a term whose norms double goes most of the way that follows from it."""
+    draw = partial(white, noise=noise)
+    _, ends, _ = balanced(seed, draw=draw, strategy=kaw.GradientShare(), steps=steps, double_at=at)
+    return 0.6 < ends < 0.85  # of two equal shares whose weights keep their geometric mean: the root of a half
 
 
 def same_at_every_scale(seed: int, *, scales: Sequence[float] = (1000.0, 0.001), steps: int = 3000) -> bool:

@@ -109,7 +109,10 @@ export class Panel {
       .filter(([of]) => of)
       .map(([[bent, least, greatest], factor]) => [bent, least * factor, greatest * factor]);
     let [kind, low, high] = joined(found);
-    if (this.spec.step && low > 0 && high > LOGARITHMIC_FROM * low) kind = "log";
+    if (this.spec.step && kind !== "log" && low > 0 && high > LOGARITHMIC_FROM * low) {
+      const room = (high / low) ** 0.06;
+      [kind, low, high] = ["log", low / room, high * room];
+    }
     if (this.spec.step && bounds) {
       const values = [low, high, ...limits.map(({ value }) => value)];
       [low, high] = [Math.min(...values), Math.max(...values)];

@@ -7,6 +7,8 @@ const ROWS = 300;
 const LONGEST_NOTE = 120;
 const LONGEST_REASON = 60;
 
+const short = (weight) => figure(weight, Math.abs(weight) < 0.1 ? 3 : 4);
+
 // The reason and, where there are several terms, those that moved: beside their weights.
 function reasonAndTerms(run, event) {
   const reason = html("div", {}, shortened(words(event.reason), LONGEST_REASON));
@@ -156,7 +158,7 @@ export class DecisionTable {
       html(
         "td",
         { class: "number" },
-        ...movesOf(event).map(([, old, now]) => html("div", {}, `${figure(old)} → ${figure(now)}${isProposal(event) ? " (shadow)" : ""}`)),
+        ...movesOf(event).map(([, old, now]) => html("div", {}, `${short(old)} → ${short(now)}${isProposal(event) ? " (shadow)" : ""}`)),
       ),
       html(
         "td",
