@@ -90,8 +90,8 @@ def of_a_balance():
     """Modes with a balance: every value of everything, each with several others, as there is no end of the product."""
     modes = [
         Mode("graph", 8, "float32", "adam", 4, 1.0),
-        Mode("xla", 1, "mixed_float16", "sgd", None, 1.0),
         Mode("eager", 1, "float32", "sgd", 4, None),
+        Mode("xla", 1, "mixed_float16", "sgd", None, 1.0),
         Mode("eager", 8, "mixed_float16", "adam", None, None),
         Mode("graph", 1, "mixed_bfloat16", "sgd", None, None),
         Mode("graph", 8, "mixed_float16", "adam", 4, None),

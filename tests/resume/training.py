@@ -11,6 +11,7 @@ strategy decides on all three weights together.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import os
@@ -34,7 +35,7 @@ PARTS = ("controller", "average", "parameters", "optimizer")
 BALANCES = {
     "guide": None,
     "share": kaw.GradientShare({"mel_loss": 0.3, "stop_loss": 0.3}, measure_every=6, calibrate_steps=8),
-    "constraint": kaw.Constraint("stop_loss", at_most=0.5, cooling_period=6),
+    "constraint": kaw.Constraint("mel_loss", at_most=0.8, cooling_period=6),
 }
 DISABLED_AT, ENABLED_AT = 72, 96
 CONFIG = kaw.AdaptiveWeightConfig(
@@ -83,10 +84,11 @@ def new_model(steps_per_execution=1, balance="guide"):
     inputs = keras.Input((3,))
     hidden = keras.layers.BatchNormalization()(keras.layers.Dense(5, activation="tanh")(inputs))
     model = kaw.StableModel(inputs, keras.layers.Dense(2)(hidden))
+    config = CONFIG if balance == "guide" else dataclasses.replace(CONFIG, variance_threshold=1e9)
     terms = {
-        "mel_loss": kaw.LossTerm(level, weight=kaw.AdaptiveWeight(2.5, CONFIG)),
-        "stop_loss": kaw.LossTerm(error, weight=kaw.AdaptiveWeight(1.5, CONFIG)),
-        "pitch_loss": kaw.LossTerm(inverse_level, weight=kaw.AdaptiveWeight(2.0, CONFIG)),
+        "mel_loss": kaw.LossTerm(level, weight=kaw.AdaptiveWeight(2.5, config)),
+        "stop_loss": kaw.LossTerm(error, weight=kaw.AdaptiveWeight(1.5, config)),
+        "pitch_loss": kaw.LossTerm(inverse_level, weight=kaw.AdaptiveWeight(2.0, config)),
         "energy_loss": kaw.LossTerm(error, weight=0.5),
     }
     model.compile(

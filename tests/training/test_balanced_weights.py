@@ -259,6 +259,33 @@ def test_a_copy_leads_its_own_weights(balance):
     assert [weight.enabled for weight in copy.adaptive_weights.values()] == [True, True]
 
 
+class Breaks(kaw.GradientShare):
+    """A strategy with a mistake that shows late."""
+
+    def step(self, state, observations):
+        if observations[-1].step == 30:
+            raise ZeroDivisionError("a mistake")
+        return super().step(state, observations)
+
+
+def test_a_mistake_of_a_strategy_ends_the_training_with_its_name_and_leaves_everything_whole(tmp_path):
+    model = model_of(loss={"balance": Breaks(measure_every=5, calibrate_steps=10)})
+    callback = kaw.AdaptiveWeightCallback(log_dir=tmp_path)
+    with pytest.raises(ZeroDivisionError, match="a mistake") as caught:
+        fit(model, DATA, callbacks=[callback])
+    assert caught.value.__notes__ == ["This came up in the strategy Breaks, at step 30."]
+    assert model.loss.balanced.step_count == 29
+    for name, weight in model.loss.adaptive_weights.items():
+        assert float(weight.variable) == np.float32(callback.decisions[-1].new_weights[name])
+    journal = kaw.read_journal(path_of(tmp_path))
+    assert [seen.step for seen in journal.observations] == list(range(1, 1 + len(journal.observations)))
+    assert journal.problems == []
+    model.save_weights(tmp_path / "after.weights.h5")
+    again = model_of()
+    again.load_weights(tmp_path / "after.weights.h5")
+    assert again.loss.balanced.weights == model.loss.balanced.weights, "the checkpoint is usable"
+
+
 def test_wrong_turns_are_refused():
     with pytest.raises(ValueError, match=r"argument `term` must be None where the weights are balanced"):
         fit(model_of(), DATA[:2], callbacks=[kaw.AdaptiveWeightCallback("mel_loss")])
