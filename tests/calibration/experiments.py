@@ -269,18 +269,19 @@ def _bad_data() -> Iterator[Case]:
 
 
 def _balances() -> Iterator[Case]:
-    for strategy, what in ((kaw.GradientShare(), "equal shares of the gradient"), (kaw.SqrtLoss(), "by square roots")):
+    group = "False changes of a balance per 10,000 steps"
+    for strategy, what, few in (
+        (kaw.GradientShare(), "shares of the gradient", 5),
+        (kaw.SqrtLoss(), "square roots", 4),
+    ):
         for draw, noise, name, limit in (
             (sim.white, 0.3, "independent noise", 1.0),
             (sim.wander, 0.15, "AR(1) 0.9,", 3.0),
         ):
             simulate = partial(sim.balanced, draw=partial(draw, noise=noise), strategy=strategy)
-            group = "False changes of a balance per 10,000 steps"
-            yield Case(group, f"{what}, {name} {_percent(noise)}", simulate, partial(at_most_rate, limit), 16, 5)
-    name = "norms of a term double, noise 30 %"
-    yield Case(
-        "Answered by a balance within 2,000 steps", name, sim.balance_follows, partial(at_least_share, 0.9), 100, 30
-    )
+            yield Case(group, f"{what}, {name} {_percent(noise)}", simulate, partial(at_most_rate, limit), 16, few)
+    group, name = "Answered by a balance within 2,000 steps", "norms of a term double, noise 30 %"
+    yield Case(group, name, sim.balance_follows, partial(at_least_share, 0.75), 100, 11)
 
 
 def _settings(**changes: Any) -> kaw.AdaptiveWeightConfig:
