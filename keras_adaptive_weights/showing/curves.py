@@ -48,15 +48,17 @@ class Curve:
     @property
     def told(self) -> list[dict[str, Any]]:
         """Its events; those of a balance are told once, for the first term."""
-        return self.index.events if self.adaptive and (self.smoothed or self.number == 0) else []
+        return self.index.events if self.adaptive and self._leads else []
 
     @property
     def concerning(self) -> list[dict[str, Any]]:
         """Its events, and of those of a balance what moved its weight."""
         events = self.index.events if self.adaptive else []
-        return [
-            event for event in events if event in self.told or any(move.new != move.old for move in moves_of(event))
-        ]
+        return [event for event in events if self._leads or any(move.new != move.old for move in moves_of(event))]
+
+    @property
+    def _leads(self) -> bool:
+        return self.index.balance is None or self.number == 0
 
     def factor(self, panel: Panel) -> float:
         """Return what its figures are multiplied by in a panel."""

@@ -116,6 +116,8 @@ def parts_of_the_gradient(index: JournalIndex) -> dict[str, float]:
 
     A term's norm is, as for a balance, the geometric mean of its last 20 ones.
     """
+    if index.balance is None:
+        return {}
     each = {name: index.of(name) for name in [*index.terms, *index.fixed]}
     norms = {name: _last_norms(one) for name, one in each.items()}
     parts = {name: each[name].weight * statistics.geometric_mean(found) for name, found in norms.items() if found}

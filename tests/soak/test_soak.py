@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from soak import Batches, Result, main, violations
 
-SHORT = ["--epochs", "10"]  # of 24 batches, the last one smaller
+SHORT = ["--epochs", "6"]  # of 24 batches, the last one smaller
 
 
 @pytest.mark.slow
