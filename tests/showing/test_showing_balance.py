@@ -317,8 +317,8 @@ def test_a_balance_that_there_is_not_is_wrong_usage(run, capsys):
     assert "a balance must be one of guide, auto" in capsys.readouterr().err
 
 
-def test_the_picture_of_a_what_if_shows_all_weights(run, drawn, capsys):
-    said(capsys, "replay", run.journal, "--balance", "auto", "--png", "unused")
+def test_the_picture_of_a_what_if_shows_all_weights(run, drawn, tmp_path, capsys):
+    said(capsys, "replay", run.journal, "--balance", "auto", "--png", tmp_path / "x.png")
     (figure,) = drawn
     names = [f"{term} {path}" for term in ("mel_loss", "stop_loss") for path in ("recorded", "what if")]
     assert labels(figure, "Weights") == names
