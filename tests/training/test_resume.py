@@ -68,7 +68,6 @@ def reference(launcher, tmp_path_factory):
         ("model", 1, "guide", [95], [0, 80], [False, True]),
         ("weights", 1, "guide", [95], [0, 80], [False, True]),
         ("epoch", 1, "share", [55, 55], [0, 40, 80], [False, False, True]),
-        ("batches", 4, "constraint", [31], [0, 24], [False, False]),
     ],
 )
 def test_kills_in_a_row_leave_no_trace(
