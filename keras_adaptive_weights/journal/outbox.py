@@ -172,11 +172,14 @@ class Outbox:
 
     def _put_off(self, error: Exception) -> None:
         """Try again later, later each time; after ten minutes, or where it is no use, never."""
+        if isinstance(error, LostFileError):
+            self._failure = error
+            return
         now = self._clock()
         if not self._failures:
             self._failing_since = now
             _logger.warning("%s cannot be stored, and is kept in memory until it can: %s", self._what, error)
-        if isinstance(error, LostFileError) or now - self._failing_since >= _PATIENCE_SECONDS:
+        if now - self._failing_since >= _PATIENCE_SECONDS:
             self._failure = error
         self._again_at = now + min(_LONGEST_PAUSE_SECONDS, 2.0**self._failures)
         self._failures += 1

@@ -85,7 +85,7 @@ def test_a_store_that_lists_late_is_believed_when_it_is_asked(store, monkeypatch
 
 
 @pytest.mark.parametrize("how", ["taken over", "deleted"])
-def test_the_older_of_two_writers_stops_and_so_does_one_whose_file_is_gone(how, store):
+def test_the_older_of_two_writers_stops_and_so_does_one_whose_file_is_gone(how, store, caplog):
     file, _ = opened_pieces()
     file.write("one\n")
     file.flush()
@@ -103,6 +103,7 @@ def test_the_older_of_two_writers_stops_and_so_does_one_whose_file_is_gone(how, 
         file.write("four\n")
     with pytest.raises(LostFileError):
         file.close()
+    assert caplog.records == []  # whoever writes is told
     assert (content(store) if store.objects else b"") == after
 
 

@@ -7,6 +7,7 @@ import warnings
 import pytest
 from dashboard_runs import CONFIG
 from event_records import read
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.deciding.decision import Action, Decision, Reason
@@ -40,6 +41,7 @@ def events_in(store, tmp_path):
     names = [name for name in store.names(str(FOLDER)) if "tfevents" in name]
     for name in names:
         (folder / name).write_bytes(store.objects[f"{FOLDER}/{name}"])
+        assert next(iter(EventFileLoader(str(folder / name)).Load())).file_version == "brain.Event:2"
     return read(folder), len(names)
 
 
