@@ -41,6 +41,7 @@ _WRITTEN: dict[str, Callable[[Any, Any], Any]] = {
 }
 """What an operation writes into a variable, from what is there and what it was given."""
 _LARGE = 2**16  # elements; what is computed before the condition is known takes memory until then
+_HUGE = 2**20  # of these one is computed and written after the other: together they would take the more memory
 
 
 def run_where(condition: Any, fn: Callable[[], Any], otherwise: Callable[[], Any] | None = None) -> None:
@@ -102,9 +103,12 @@ def _write_where(condition: Any, fn: Callable[[], Any]) -> None:
         graph = held.graph
         before = len(graph.get_operations())
         fn()
+        last_write = held
         for operation in graph.get_operations()[before:]:
-            if operation.type not in _HARMLESS or _is_large(operation):
-                operation._add_control_input(held)  # noqa: SLF001 - `tf.control_dependencies` holds for all of them
+            if operation.type not in _HARMLESS or _is_large(operation):  # `tf.control_dependencies` holds for all
+                operation._add_control_input(last_write if _is_huge(operation) else held)  # noqa: SLF001
+            if _writes_huge(operation):
+                last_write = operation
         return tf.raw_ops.Merge(inputs=[skipped, taken]).output
 
     guarded(condition)
@@ -147,8 +151,20 @@ def _write_chosen(condition: Any, fn: Callable[[], Any]) -> None:
 
 def _is_large(operation: Any) -> bool:
     """Whether an operation makes a large tensor, or one of which that is not known. Reading a variable makes none."""
-    sizes = [tensor.shape.num_elements() for tensor in operation.outputs]
+    sizes = _sizes(operation.outputs)
     return operation.type != "ReadVariableOp" and any(size is None or size > _LARGE for size in sizes)
+
+
+def _is_huge(operation: Any) -> bool:
+    return operation.type != "ReadVariableOp" and any(size and size > _HUGE for size in _sizes(operation.outputs))
+
+
+def _writes_huge(operation: Any) -> bool:
+    return operation.type in _WRITTEN and any(size and size > _HUGE for size in _sizes(operation.inputs[1:]))
+
+
+def _sizes(tensors: Any) -> list[int | None]:
+    return [tensor.shape.num_elements() for tensor in tensors]
 
 
 def in_xla() -> bool | None:

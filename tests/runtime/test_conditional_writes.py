@@ -185,6 +185,25 @@ def test_only_writes_wait_and_what_takes_much_memory(size, waits):
     assert waiting["Mul"] is waits
 
 
+@pytest.mark.parametrize(("size", "in_turn"), [(1024, False), (1025, True)])
+def test_what_takes_very_much_memory_is_done_in_turn(size, in_turn):
+    moments = [tf.Variable(tf.zeros([size, size])) for _ in range(3)]
+
+    @tf.function
+    def step(condition, gradient):
+        run_where(condition, lambda: [moment.assign_add(gradient * 0.5) for moment in moments])
+
+    concrete = step.get_concrete_function(tf.TensorSpec([], tf.bool), tf.TensorSpec([size, size]))
+    (function,) = concrete.graph.as_graph_def().library.function
+    products = [node for node in function.node_def if node.op == "Mul"]
+    waited_for = [[name[1:] for name in node.input if name.startswith("^AssignAdd")] for node in products]
+    writes = [node.name for node in function.node_def if node.op == "AssignAddVariableOp"]
+    assert waited_for == ([[], [writes[0]], [writes[1]]] if in_turn else [[]] * 3)
+    for holds in (False, True):
+        concrete(tf.constant(holds), tf.ones([size, size]))
+        assert [float(tf.reduce_max(moment)) for moment in moments] == [0.5 * holds] * 3
+
+
 @IN_ANY_MODE
 @EITHER_WAY
 def test_a_part_of_a_variable(mode, holds):
