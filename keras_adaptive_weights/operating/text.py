@@ -17,7 +17,7 @@ from keras_adaptive_weights.deciding.printable import encodable, printable
 from keras_adaptive_weights.journal.lines import encode
 from keras_adaptive_weights.recording.what_if import CAVEAT, SHADOW, WhatIf
 from keras_adaptive_weights.showing.explain import headline, moves_of
-from keras_adaptive_weights.showing.report import Report
+from keras_adaptive_weights.showing.report import Report, balance_of
 from keras_adaptive_weights.showing.verdict import duration, standing_text
 
 _ROWS = 60
@@ -69,6 +69,8 @@ def status_lines(report: Report, style: Style) -> list[str]:
         f"weight      {report.weight:.4g} (base {report.base:.4g})",
         f"adaptation  {enabled}{style.plain}",
     ]
+    if report.balance:
+        lines.append(f"balance     {balance_of(report)}")
     if report.standing is not None:
         lines.append(f"at present  {standing_text(report.standing)}")
     for state in report.terms if len(report.terms) > 1 else ():

@@ -349,7 +349,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
             f"{report.lowest:.4g} to {report.highest:.4g}, largest single change {report.largest_change:.1%}",
         ),
         ("adaptation", "enabled" if report.enabled else "disabled"),
-        *([("balance", _balance(report))] if report.balance else []),
+        *([("balance", balance_of(report))] if report.balance else []),
         ("at present", "no decision yet" if report.standing is None else standing_text(report.standing)),
         ("skipped steps", skipped),
         *([("dampened steps", f"{report.dampened:,}")] if report.dampened else []),
@@ -360,7 +360,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     return facts + ([("unreadable", f"{report.problems:,} lines")] if report.problems else [])
 
 
-def _balance(report: Report) -> str:
+def balance_of(report: Report) -> str:
     """Return what decides on all weights together, and since when they are where it measured that they should be."""
     when = "not calibrated" if report.calibrated is None else f"calibrated at step {report.calibrated:,}"
     return f"{printable(report.balance, 60)} decides on all weights together, {when}"

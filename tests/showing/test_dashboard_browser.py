@@ -503,6 +503,10 @@ def test_a_balance_is_shown_with_its_parts_against_their_intents_and_its_calibra
     assert frame.locator(".decisions tbody tr").count() == len(run.events)
     answer = frame.locator("#answer-weight").inner_text()
     assert re.search(r"\d+ % of the gradient, intent 40 %, calibrated at step 50 by GradientShare", answer)
+    frame.locator("#panel-share .plot").hover(position={"x": 300, "y": 30})
+    said = frame.locator(".tooltip").inner_text()
+    assert re.search(r"share\s+0\.\d+", said), "of the step, or of the last one in which it was measured"
+    assert re.search(r"energy_loss\s+fixed 0.5 . [\d.]+, share 0\.\d+", said)
     frame.locator(".marker[data-kind=calibrate]").click(force=True)
     details = frame.locator(".details").inner_text()
     assert "the weights are now what was measured over the first steps" in details

@@ -274,6 +274,7 @@ def test_status_tells_the_last_decision_on_all(run, capsys):
     last = run.events[-1]
     assert code == 0
     assert f"step {last.step:,}: balance mel_loss {last.old_weights['mel_loss']:.4g} -> " in out
+    assert "balance     GradientShare decides on all weights together, calibrated at step 50\n" in out
     code, out, _ = said(capsys, "status", run.journal, "--term", "stop_loss")
     assert f"step {last.step:,}: balance stop_loss 2 -> 2" in out, "of the one that was asked for"
 

@@ -47,7 +47,7 @@ export class Panel {
     say(this.name, this.spec.titleOf(curves.filter(({ fixed }) => !fixed), context));
     this.node.classList.toggle("many", curves.length > 1);
     this.spec.lines.forEach((line, i) => {
-      const drawn = curves.some((curve) => linesOf(this.spec, curve, context).some(({ role, smooth }) => role === line.role && !smooth));
+      const drawn = curves.some((curve) => linesOf(this.spec, curve, context).some(({ role }) => role === line.role));
       this.keys[i].hidden = !drawn || (Boolean(line.optional) && !curves.some((curve) => has(curve, line)));
     });
     const phases = new Set((focus?.series.bands ?? []).map(([kind]) => kind));

@@ -123,7 +123,8 @@ export function stepDetails({ curves, all, several, focus }, step) {
     const { from, to, figures, exact } = curve.series;
     const title =
       exact || from[at] === to[at] ? `step ${count(to[at])}` : `steps ${count(from[at])} to ${count(to[at])}`;
-    const rows = SHOWN.map((name) => [name, rangeText(figures[name], at)]).filter(([, text]) => text !== "–");
+    const told = (name) => (name === "share" ? figure(measuredBefore(figures.share, at)) : rangeText(figures[name], at));
+    const rows = SHOWN.map((name) => [name, told(name)]).filter(([, text]) => text !== "–");
     nodes.push(
       html("div", { class: "details-head" }, curves.length > 1 ? html("strong", {}, curve.name) : null, ` ${title}`),
       table(rows),
@@ -138,9 +139,15 @@ export function stepDetails({ curves, all, several, focus }, step) {
 function otherTerm([curve, at]) {
   const { figures } = curve.series;
   const weight = curve.fixed ? `fixed ${figure(curve.weight)}` : figure(figures.weight?.last[at]);
-  const share = figures.share?.last[at];
-  const part = share === null || share === undefined ? "" : `, part ${figure(share, 3)}`;
+  const share = measuredBefore(figures.share, at);
+  const part = share === null ? "" : `, share ${figure(share, 3)}`;
   return html("tr", {}, html("th", { scope: "row" }, curve.name), html("td", {}, `${weight} × ${figure(figures.loss?.last[at])}${part}`));
+}
+
+// What is measured seldom, as it was measured last.
+function measuredBefore(columns, at) {
+  for (let i = at; i >= 0; i -= 1) if ((columns?.last[i] ?? null) !== null) return columns.last[i];
+  return null;
 }
 
 function rangeText(columns, at) {
