@@ -2,6 +2,7 @@
 
 import gc
 import os
+from importlib.metadata import version
 
 import pytest
 from fake_store import FakeStore, installed
@@ -13,7 +14,10 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # the models are small, and tests run side by side
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
 # what XLA compiles runs but a few steps: compiling quickly matters more
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+XLA = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+if int(version("tensorflow").split(".")[1]) >= 21:  # an earlier one may end at a flag that it does not know
+    XLA += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", XLA)
 gc.set_threshold(50_000, 10, 5)  # graphs are made of many objects: to look for dead ones so often takes much time
 
 _common = {"deadline": None, "max_examples": 150, "print_blob": True, "suppress_health_check": [HealthCheck.too_slow]}
@@ -68,3 +72,15 @@ def fresh_session():
     keras.backend.clear_session(free_memory=False)  # to look for dead objects takes a second
     yield
     keras.backend.clear_session(free_memory=False)
+
+
+@pytest.fixture(scope="module")
+def graphs_as_traced():
+    """For tests of what is decided and recorded: graphs run as they are; to improve one takes longer than to run it."""
+    import tensorflow as tf
+
+    options = tf.config.optimizer
+    before = options.get_experimental_options().get("disable_meta_optimizer", False)
+    options.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    options.set_experimental_options({"disable_meta_optimizer": before})

@@ -15,7 +15,7 @@ from keras_adaptive_weights.losses.keras_losses import OutputLosses, from_compil
 FROZEN = kaw.AdaptiveWeightConfig(enabled=False)
 pytestmark = pytest.mark.filterwarnings("ignore:Gradients do not exist for variables")  # of a head without a loss
 
-SAMPLES, BATCH = 8, 3
+SAMPLES, BATCH = 8, 5
 RNG = np.random.default_rng(7)
 X = RNG.normal(size=(SAMPLES, 5)).astype("float32")
 TOKENS = RNG.integers(0, 6, size=(SAMPLES, 4))  # 0 is padding

@@ -31,7 +31,8 @@ def fit(model, losses, callbacks, **kwargs):
     """Train on one batch per loss value."""
     y = np.repeat(np.asarray(losses, "float32"), 4)[:, None]
     x = np.ones((len(y), 2), "float32")
-    return model.fit(x, y, batch_size=4, shuffle=False, verbose=0, callbacks=callbacks, **kwargs)
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)  # as Keras makes of arrays, in less time
+    return model.fit(data, shuffle=False, verbose=0, callbacks=callbacks, **kwargs)
 
 
 RISING = [1.0] * 40 + [1.5] * 40

@@ -39,7 +39,7 @@ def make_model(cls=kaw.StableModel, *, optimizer=None, loss=None, dropout=0.0, b
         hidden = keras.layers.Dropout(dropout, seed=5)(hidden)
     model = cls(inputs, keras.layers.Dense(3, dtype="float32")(hidden))
     model.compile(
-        optimizer=keras.optimizers.Adam(0.01) if optimizer is None else optimizer,
+        optimizer=keras.optimizers.SGD(0.01, momentum=0.9) if optimizer is None else optimizer,
         loss=make_loss() if loss is None else loss,
         **compile_kwargs,
     )
@@ -57,8 +57,9 @@ def batches(count, seed=0):
 
 
 def fit(model, data, **kwargs):
-    x, y = (np.concatenate(part) for part in zip(*data, strict=True))
-    return model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0, **kwargs)
+    """Train on batches, in their order; of arrays Keras would make as much with functions that are traced anew."""
+    parts = tuple(np.concatenate(part) for part in zip(*data, strict=True))
+    return model.fit(tf.data.Dataset.from_tensor_slices(parts).batch(BATCH), shuffle=False, verbose=0, **kwargs)
 
 
 def values_of(model):

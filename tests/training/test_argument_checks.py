@@ -8,6 +8,8 @@ from small_training import absolute_error, make_loss, make_model, squared_error
 
 import keras_adaptive_weights as kaw
 
+pytestmark = pytest.mark.usefixtures("graphs_as_traced")
+
 
 def model_of(**kwargs):
     inputs = keras.Input((4,))

@@ -19,6 +19,8 @@ from keras_adaptive_weights.journal.index import JournalIndex
 from keras_adaptive_weights.recording.what_if import what_if
 from keras_adaptive_weights.showing.view import view
 
+pytestmark = pytest.mark.usefixtures("graphs_as_traced")
+
 CONFIG = kaw.AdaptiveWeightConfig(
     warmup_steps=10, cooling_period=8, min_stable_steps=5, reference_steps=20, loss_smoothing_factor=0.3,
     variance_threshold=5.0, min_weight=0.01, max_weight=100.0,

@@ -8,6 +8,8 @@ from small_training import absolute_error, assert_same, batches, make_loss, make
 
 import keras_adaptive_weights as kaw
 
+pytestmark = pytest.mark.usefixtures("graphs_as_traced")
+
 ROOM = kaw.AdaptiveWeightConfig(min_weight=0.01, max_weight=100.0)
 
 

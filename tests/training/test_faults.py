@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import inspect
 import itertools
 import json
@@ -30,6 +31,8 @@ from small_training import make_model as make_training_model
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.journal import writer as journal_room
 from keras_adaptive_weights.training.recovery import ModelRecovery
+
+pytestmark = pytest.mark.usefixtures("graphs_as_traced")
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -61,6 +64,7 @@ def outcome(decisions):
     return [(d.step, d.action, d.reason, d.new_weight) for d in decisions]
 
 
+@functools.cache
 def undisturbed():
     callback = kaw.AdaptiveMelWeightCallback()
     fit(make_model(), RISING, [callback])
@@ -234,13 +238,13 @@ def test_many_threads_may_ask_while_training_goes_on(tmp_path):
     for thread in threads:
         thread.start()
     try:
-        fit(make_model(), RISING * 3, [callback])
+        fit(make_model(), RISING, [callback])
     finally:
         stop.set()
         for thread in threads:
             thread.join()
     journal = kaw.read_journal(file_of(tmp_path))
-    assert steps_of(tmp_path) == list(range(1, 241))
+    assert steps_of(tmp_path) == list(range(1, 81))
     weights = [(event.old_weight, event.new_weight) for event in journal.events]
     assert all(after == before for (_, after), (before, _) in itertools.pairwise(weights))
     assert len(asked) > 10
@@ -404,18 +408,18 @@ def test_a_smaller_last_batch_counts_by_its_samples():
     assert callback.get_stability_metrics()["running_mel_loss"] == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30], ids=["nan", "inf", "gradient overflows"])
 @pytest.mark.parametrize("mode", [{}, {"jit_compile": True}], ids=str)
-def test_a_bad_batch_leaves_the_measure_of_a_spike_as_it_was(bad, mode):
+def test_a_bad_batch_leaves_the_measure_of_a_spike_as_it_was(mode):
     """Or a NaN would switch the dampening off for ever, and an overflow raise its threshold."""
     loss = make_loss(max_loss_spike_threshold=2.0)
     model = make_training_model(loss=loss, **mode)
     data = batches(13)
     fit_batches(model, data[:12])
     before = loss.total_average.numpy()
-    model.train_on_batch(data[12][0], np.full_like(data[12][1], bad))
-    assert model.telemetry.read()[-1].non_finite is not None
-    np.testing.assert_array_equal(loss.total_average.numpy(), before)
+    for bad in (math.nan, math.inf, 1e30):  # of the last the gradient overflows
+        model.train_on_batch(data[12][0], np.full_like(data[12][1], bad))
+        assert model.telemetry.read()[-1].non_finite is not None
+        np.testing.assert_array_equal(loss.total_average.numpy(), before)
     model.train_on_batch(data[12][0], data[12][1] * 100.0)
     row = model.telemetry.read()[-1]
     assert row.dampening == pytest.approx(2.0 * before[0] / row.total, rel=1e-5)
@@ -432,15 +436,15 @@ def test_a_layer_that_divides_by_zero_leaves_no_trace_and_is_in_the_journal(mode
         hidden = keras.layers.BatchNormalization()(scaled)
         model = kaw.StableModel(inputs, keras.layers.Dense(3)(hidden))
         model.compile(optimizer=keras.optimizers.Adam(0.01), loss=make_loss(), **mode)
-        data = batches(12)
+        data = batches(5)
         if name == "with zeros":
-            data.insert(7, (np.zeros_like(data[0][0]), data[0][1]))
+            data.insert(3, (np.zeros_like(data[0][0]), data[0][1]))
         fit_batches(model, data, callbacks=[kaw.AdaptiveMelWeightCallback(log_dir=tmp_path / name)])
         found[name] = values_of(model)
     for one, other in zip(found["clean"].values(), found["with zeros"].values(), strict=True):
         np.testing.assert_array_equal(one, other)
     seen = kaw.read_journal(file_of(tmp_path / "with zeros")).observations
-    assert [(o.step, o.non_finite) for o in seen if not o.applied] == [(8, "mel_loss")]
+    assert [(o.step, o.non_finite) for o in seen if not o.applied] == [(4, "mel_loss")]
 
 
 @pytest.mark.parametrize("mode", [{}, {"jit_compile": True}])
@@ -465,7 +469,7 @@ def test_a_checkpoint_within_an_epoch_holds_the_last_step_wherever_ours_is_in_th
     for place in ("before", "after"):
         (tmp_path / place).mkdir()
         pattern = str(tmp_path / place / "{batch:02d}.weights.h5")
-        checkpoint = keras.callbacks.ModelCheckpoint(pattern, save_weights_only=True, save_freq=8)
+        checkpoint = keras.callbacks.ModelCheckpoint(pattern, save_weights_only=True, save_freq=16)
         ours = kaw.AdaptiveMelWeightCallback(log_dir=tmp_path / f"log-{place}")
         model = make_model(steps_per_execution=steps_per_execution)
         fit(model, RISING, [checkpoint, ours] if place == "before" else [ours, checkpoint])
@@ -477,7 +481,7 @@ def test_a_checkpoint_within_an_epoch_holds_the_last_step_wherever_ours_is_in_th
             state = weight.terms["mel_loss"].weight.state
             found.setdefault(path.name, []).append(state)
         assert steps_of(tmp_path / f"log-{place}") == list(range(1, 81))
-    assert len(found) == 10
+    assert len(found) == 5
     for name, (one, other) in found.items():
         assert one == other, name
         assert one.step == int(name[:2])

@@ -26,7 +26,7 @@ def measure(gradients, mode, variables=(), scale=2.0):
         return first_non_finite({"a_loss": tf.constant(1.0)}, tf.constant(2.0), gradients, scale, variables)
 
     if MODES[mode] is not None:
-        run = tf.function(run, jit_compile=MODES[mode])
+        run = tf.function(run, autograph=False, jit_compile=MODES[mode])
     norm, finite, index = run(gradients)
     return float(norm), bool(finite), int(index)
 

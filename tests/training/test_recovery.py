@@ -21,6 +21,8 @@ from keras_adaptive_weights.recording.what_if import what_if
 from keras_adaptive_weights.training.recovery import Guard, ModelRecovery, TrainingStopped
 from keras_adaptive_weights.training.snapshots import MemoryStore
 
+pytestmark = pytest.mark.usefixtures("graphs_as_traced")
+
 NAN = math.nan
 OFTEN = {"every": 20, "keep": 2, "after": 5}
 
@@ -126,7 +128,7 @@ def test_a_learning_rate_schedule_cannot_be_lowered():
 )
 def test_bad_parameters_are_replaced_by_the_last_good_ones(store, mode, tmp_path):
     """Parameters, batch norm and optimizer, bit for bit; neither rate nor seed, nor the weight's steps."""
-    model, watch = make_model(dropout=0.3, **mode), Watch()
+    model, watch = make_model(dropout=0.3, optimizer=keras.optimizers.Adam(0.01), **mode), Watch()
     directory = tmp_path / "snapshots" if store == "directory" else None
     callback = recovering(tmp_path, directory=directory, learning_rate_factor=0.5)
     found = {}

@@ -40,6 +40,8 @@ from keras_adaptive_weights.training import callback as callback_room
 from keras_adaptive_weights.training import train_step as train_step_room
 from keras_adaptive_weights.training.telemetry import Telemetry
 
+pytestmark = pytest.mark.usefixtures("graphs_as_traced")
+
 
 @pytest.fixture(scope="module")
 def launcher():

@@ -13,6 +13,8 @@ import keras_adaptive_weights as kaw
 from keras_adaptive_weights.journal.index import JournalIndex
 from keras_adaptive_weights.operating.control import Request
 
+pytestmark = pytest.mark.usefixtures("graphs_as_traced")
+
 TERMS = ("mel_loss", "stop_loss", "pitch_loss")
 
 

@@ -20,6 +20,8 @@ from keras_adaptive_weights.showing.picture import draw_run
 from keras_adaptive_weights.showing.report import make_report, to_text
 from keras_adaptive_weights.showing.view import view
 
+pytestmark = pytest.mark.usefixtures("graphs_as_traced")
+
 RAISED = 2.5 * 1.05
 LOWERED = 2.5 / 1.05
 LOSSES = [level for level in (1.0, 0.6, 0.36, 0.7) for _ in range(40)]  # lowered twice, then raised

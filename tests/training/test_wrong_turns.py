@@ -8,6 +8,8 @@ import pytest
 
 import keras_adaptive_weights as kaw
 
+pytestmark = pytest.mark.usefixtures("graphs_as_traced")
+
 X = np.zeros((4, 5), "float32")
 Y = {"price": np.zeros((4, 1), "float32"), "kind": np.zeros(4, "int32")}
 LOSS = {"price": "mse", "kind": "sparse_categorical_crossentropy"}
