@@ -16,9 +16,9 @@ from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.named_balance import FORMS, balance_of
 from keras_adaptive_weights.deciding.printable import bounded, printable
 from keras_adaptive_weights.journal.index import JournalIndex
-from keras_adaptive_weights.journal.places import place
+from keras_adaptive_weights.journal.places import local_folder
 from keras_adaptive_weights.journal.reader import Journal, read_journal
-from keras_adaptive_weights.operating.control import ACTIONS, Switch
+from keras_adaptive_weights.operating.control import ACTIONS, IN_A_STORE, Switch
 from keras_adaptive_weights.operating.text import Style, change_of, print_json, say, status_lines, what_if_lines
 from keras_adaptive_weights.recording.run_folder import find_journal
 from keras_adaptive_weights.recording.what_if import CAVEAT, WhatIf, parse_settings, what_if
@@ -219,11 +219,12 @@ def _replayed_values(result: WhatIf, config: AdaptiveWeightConfig) -> dict[str, 
 
 
 def _switch(options: argparse.Namespace) -> int:
-    index = open_index(options.path, options.term)
+    path = local_folder(options.path, "keras-adaptive-weights", "RUN_DIR", IN_A_STORE)
+    index = open_index(path, options.term)
     terms = index.terms if options.term is None else [options.term]
     known = {term: len(index.of(term).events) for term in terms}
     note = bounded(f"asked for by {options.by or _user_and_host()}: {options.reason}")
-    switch = Switch(place(index.path, "Switch").parent, index.headers[-1]["run"])
+    switch = Switch(Path(index.path).parent, index.headers[-1]["run"])
     taken = switch.ask(options.action, note, term=options.term, timeout=options.timeout)
     events = _wait_for_events(index, known, note) if taken else {}
     refused = [event for event in events.values() if event["action"] != options.action]

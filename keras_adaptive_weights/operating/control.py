@@ -42,7 +42,7 @@ _MOST_REQUESTS = 32
 _LONGEST_ID = 64
 _LATEST = 1e11  # seconds since the epoch: the year 5138
 _MOST_WARNINGS = 5
-_IN_A_STORE = (
+IN_A_STORE = (
     "The switch needs a file system that the process that trains sees, too. Call `callback.emergency_disable(...)`, "
     "`enable` or `rollback` in that process, or give its callback a `log_dir` that is a folder."
 )
@@ -172,7 +172,7 @@ class Switch:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._path = local_folder(folder, "Switch", "folder", _IN_A_STORE) / CONTROL
+        self._path = local_folder(folder, "Switch", "folder", IN_A_STORE) / CONTROL
         self._run = run
         self._clock = clock
         self._sleep = sleep

@@ -120,7 +120,11 @@ def test_the_command_line_reads_a_url(store, capsys, tmp_path):
 def test_the_switch_says_that_it_needs_a_file_system_that_both_see(store, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = dict(store.objects)
-    assert main(["disable", str(ROOT / "a"), "--reason", "clipping"]) == 1
+    store.fail = OSError("503: the store need not be asked")
+    try:
+        assert main(["disable", str(ROOT / "a"), "--reason", "clipping"]) == 1
+    finally:
+        store.fail = None
     said = capsys.readouterr().err
     assert "needs a file system that the process that trains sees, too. Call `callback.emergency_disable(...)`" in said
     with pytest.raises(ValueError, match=r"Switch: argument `folder` must be a folder .*'fake://bucket/runs'"):
