@@ -138,7 +138,7 @@ def chosen(*, quick):
     import modes
 
     every = modes.replicas("two processes")
-    return every[2::5] if quick else every
+    return [*(every[2::5] if quick else every), modes.replicas("two processes", "balanced")[-1]]
 
 
 def compare(folder, *, quick):
@@ -151,7 +151,8 @@ def compare(folder, *, quick):
     for mode, one, two in zip(chosen(quick=quick), chief.runs, other.runs, strict=True):
         results.append((mode, checks.check(mode, one)))
         same = all(np.array_equal(a, b) for a, b in zip(one.parameters, two.parameters, strict=True))
-        if not same or one.rows != two.rows or one.decisions != two.decisions or two.changed:
+        told = [(worker.rows, worker.decisions, worker.norms) for worker in (one, two)]
+        if not same or told[0] != told[1] or two.changed:
             wrong.append(f"{mode}: both workers end with the same bits, telemetry and decisions")
     asked = [[(action, step) for action, step, reason, _ in worker.requests if reason == "manual"] for worker in found]
     if asked != [EXPECTED, EXPECTED]:
@@ -189,7 +190,7 @@ def compare_recoveries(folder, chief, other):
 
 def main(arguments=None, start=subprocess.Popen):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two modes instead of eight")
+    parser.add_argument("--quick", action="store_true", help="two modes instead of eight, beside that of a balance")
     parser.add_argument("--work-in", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     warnings.filterwarnings("ignore", message=".*shuffle=True.*")

@@ -69,7 +69,8 @@ def reference(launcher, tmp_path_factory):
         ("batches", 4, "guide", [31, 59, 55], [0, 24, 80, 128], [False, False, True, False]),
         ("model", 1, "guide", [95], [0, 80], [False, True]),
         ("weights", 1, "guide", [95], [0, 80], [False, True]),
-        ("epoch", 1, "share", [55, 55], [0, 40, 80], [False, False, True]),
+        ("epoch", 1, "share", [95], [0, 80], [False, True]),
+        ("batches", 4, "constraint", [31], [0, 24], [False, False]),
     ],
 )
 def test_kills_in_a_row_leave_no_trace(
