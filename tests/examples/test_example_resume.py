@@ -19,7 +19,7 @@ from xtts_demo.resume import CHECKPOINT, Checkpoint, resume
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.journal.lines import encode, outcome_values
 
-EXECUTION, EPOCH, EPOCHS = 2, 40, 3
+EXECUTION, EPOCH, EPOCHS = 2, 16, 3
 KILL_AFTER = EPOCH + 6
 NARROW = f"""
 import functools, sys
@@ -130,14 +130,14 @@ class Restored:
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(step, expected, tmp_path):
     """One of a run of another length, or at its end; where there is none yet, the run begins."""
-    path = tmp_path / CHECKPOINT
-    assert resume(Restored(step), path, Plan(EPOCHS, EPOCH)) == 0
+    path, plan = tmp_path / CHECKPOINT, Plan(3, 40)
+    assert resume(Restored(step), path, plan) == 0
     path.write_bytes(b"")
     if isinstance(expected, int):
-        assert resume(Restored(step), path, Plan(EPOCHS, EPOCH)) == expected
+        assert resume(Restored(step), path, plan) == expected
     else:
         with pytest.raises(DataError, match=expected):
-            resume(Restored(step), path, Plan(EPOCHS, EPOCH))
+            resume(Restored(step), path, plan)
 
 
 def test_a_checkpoint_is_replaced_as_a_whole(tmp_path):

@@ -110,7 +110,6 @@ def few():
         Mode("graph", 8, "float32", "sgd", None, 1.0),
         Mode("graph", 8, "mixed_float16", "sgd", 4, None),
         Mode("graph", 1, "mixed_bfloat16", "adam", None, 1.0),
-        Mode("xla", 1, "float32", "adam", None, None),
         Mode("xla", 8, "mixed_bfloat16", "sgd", 4, 1.0),
         Mode("xla", 1, "mixed_float16", "adam", 4, 1.0),
         *(mode._replace(losses="Keras's") for mode in few_of_keras()),
@@ -123,7 +122,6 @@ def few_of_keras():
     return [
         Mode("eager", 1, "float32", "adam", None, 1.0),
         Mode("graph", 8, "float32", "sgd", 4, None),
-        Mode("xla", 1, "mixed_float16", "adam", None, None),
     ]
 
 

@@ -88,9 +88,10 @@ def test_gradients_of_a_term_are_summed_over_replicas_before_their_norm(over_rep
     same_norms(*over_replicas["term norms"])
 
 
-def test_gradients_of_a_term_are_summed_over_workers_before_their_norm(over_workers):
+def test_gradients_of_a_term_are_summed_over_workers_before_their_norm(over_workers, over_replicas):
+    _, on_one_device = over_replicas["term norms"]
     for said in over_workers:
-        same_norms(*said["term norms"])
+        same_norms(said["term norms"], on_one_device)
 
 
 def test_plain_keras_cannot_build_from_a_batch_of_several_workers(over_workers):
