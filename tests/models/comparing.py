@@ -3,7 +3,7 @@
     python tests/models/comparing.py [MODEL ...]
 
 Each model is there twice, in `plain/` and in `adaptive/`. The command prints a Markdown table: lines that differ (but
-for the import), the largest deviation of the adaptive one from plain Keras with its weights frozen (losses of three
+for the import), the largest deviation of the adaptive one from plain Keras with its weights frozen (losses of two
 eager steps, and parameters after them), and what becomes of 150 steps in a graph, one of them with a batch of NaN:
 steps skipped, decisions other than HOLD, the loss of the first and of the last ten steps. It exits with 1 where a
 deviation is above its limit. Takes a minute.
@@ -102,13 +102,13 @@ def configured(config):
 
 
 def trained(kind, name):
-    """Train three steps in eager mode, with frozen weights, and return all losses and parameters."""
+    """Train two steps in eager mode, with frozen weights, and return all losses and parameters."""
     keras.utils.set_random_seed(7)
     file, losses = model_file(kind, name), Losses()
     with configured(FROZEN):
         model = file.make(run_eagerly=True)
-    for step in range(3):  # an epoch each, as a train step of one's own may return the loss or its mean
-        model.fit(batches(file, 3).skip(step).take(1), verbose=0, callbacks=[losses])
+    for step in range(2):  # an epoch each, as a train step of one's own may return the loss or its mean
+        model.fit(batches(file, 2).skip(step).take(1), verbose=0, callbacks=[losses])
     return losses.means, [variable.numpy() for variable in model.trainable_variables]
 
 

@@ -9,7 +9,7 @@ SIZE, KINDS = 32, 3
 
 
 def make(**arguments):
-    backbone = keras.applications.MobileNetV2((SIZE, SIZE, 3), alpha=0.35, include_top=False, weights=None)
+    backbone = keras.applications.MobileNet((SIZE, SIZE, 3), alpha=0.25, include_top=False, weights=None)
     backbone.trainable = False
     image = keras.Input((SIZE, SIZE, 3), name="image")
     features = keras.layers.GlobalAveragePooling2D()(backbone(image, training=False))
