@@ -47,7 +47,7 @@ def feed(config: AdaptiveWeightConfig, state: S, seen: Observation) -> S:
         if steps_since_change >= state.cooling and trial.harm is None:  # passed
             trial, rollbacks = None, 0
     kept = state[:KEPT_FIELDS]
-    changed = (  # in the order of the fields: `_replace` takes three times as long, and this is every step
+    changed = (  # in the order of the fields: `_replace` takes several times as long, and this is every step
         seen.step,
         steps_since_change,
         state.observed_steps + 1,
@@ -60,7 +60,7 @@ def feed(config: AdaptiveWeightConfig, state: S, seen: Observation) -> S:
         losses,
         norms,
     )
-    return type(state)._make(kept + changed)
+    return tuple.__new__(type(state), kept + changed)
 
 
 def _feed_skipped(config: AdaptiveWeightConfig, state: S, seen: Observation) -> S:

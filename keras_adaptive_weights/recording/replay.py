@@ -104,7 +104,7 @@ def _decide_again(
             else:
                 continue
             if term and header.format > 1:
-                decision = Decision._make((*decision[:-1], term))  # a quick `_replace`
+                decision = tuple.__new__(Decision, (*decision[:-1], term))  # a quick `_replace`
             yield decision
 
 
