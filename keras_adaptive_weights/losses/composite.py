@@ -243,6 +243,7 @@ class CompositeLoss(keras.losses.Loss):
         values = self._per_sample(as_tensors(y_true, self._compute_dtype), as_tensors(y_pred, self._compute_dtype))
         return sum(self._weigh(name, value) for name, (value, _) in values.items())
 
+    @tf.autograph.experimental.do_not_convert  # as of Keras's losses: in a function of one's own it would take seconds
     def evaluate(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Evaluation:
         """Compute the terms and their weighted sum on one batch.
 
