@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 
 import pytest
 from guides import ENGLISH, GUIDES, PERSIAN, ROOT, blocks, prose, run
@@ -63,3 +64,12 @@ def test_every_reason_that_holds_a_weight_is_in_the_troubleshooting():
     }
     missing = [r.value for r in kaw.Reason if r.value not in of_changes and f"`{r.value}`" not in text]
     assert not missing
+
+
+def test_the_source_distribution_has_every_page_and_what_it_shows():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    packed = project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    pages = [*ENGLISH, *PERSIAN]
+    shown = [page.parent / link for page in pages for link in re.findall(r"\]\(([^)#:]+)", prose(page))]
+    needed = {path.resolve().relative_to(ROOT).as_posix() for path in (*pages, *shown)}
+    assert [path for path in needed if not path.startswith((*packed, "LICENSE"))] == []

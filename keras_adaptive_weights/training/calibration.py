@@ -19,8 +19,9 @@ from keras_adaptive_weights.deciding.statistics import mean
 from keras_adaptive_weights.losses.balance import terms_of
 from keras_adaptive_weights.losses.composite import CompositeLoss
 from keras_adaptive_weights.runtime.written_variables import TracedAgain
+from keras_adaptive_weights.training.step_pieces import gradient_scale
 from keras_adaptive_weights.training.term_norms import norms_of_terms
-from keras_adaptive_weights.training.train_step import StableTrainStepMixin, forward, gradient_scale
+from keras_adaptive_weights.training.train_step import StableTrainStepMixin, forward
 
 _LOWER = 16.0  # what a loss scale is divided by where gradients overflow
 _MOST_STEPS = 1000
