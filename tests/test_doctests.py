@@ -34,5 +34,6 @@ def test_the_example_runs(name, tmp_path, monkeypatch):
     said = []
     for test in EXAMPLES[name]:
         test.globs = {**public, "kaw": kaw, "keras": keras, "np": np}
-        doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE).run(test, out=said.append)
+        flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+        doctest.DocTestRunner(verbose=False, optionflags=flags).run(test, out=said.append)  # `-v` is pytest's
     assert not said, "".join(said)
