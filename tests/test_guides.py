@@ -5,10 +5,11 @@ import re
 import tomllib
 
 import pytest
-from guides import ENGLISH, GUIDES, PERSIAN, ROOT, blocks, prose, run
+from guides import ENGLISH, GUIDES, PERSIAN, ROOT, blocks, commands, prose, run
 from make_pages import PAGES
 
 import keras_adaptive_weights as kaw
+from keras_adaptive_weights.operating.command_line import main
 
 NAMES = [path.relative_to(ROOT).as_posix() for path in ENGLISH]
 
@@ -16,9 +17,10 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in ENGLISH]
 @pytest.mark.slow
 @pytest.mark.usefixtures("fresh_session")
 @pytest.mark.parametrize("path", [path for path in ENGLISH if blocks(path, "python")], ids=lambda path: path.name)
-def test_every_block_runs_in_order(path, tmp_path, monkeypatch):
+def test_every_block_runs_in_order_and_so_do_the_commands_after_it(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(path)
+    assert [main(command) for command in commands(path)] == [0] * len(commands(path))
 
 
 def test_the_readme_is_short():

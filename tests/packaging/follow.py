@@ -1,4 +1,4 @@
-"""Follows README and guides as a stranger does: the built wheel, an empty folder, every block of Python and the shell.
+"""Follows README and guides as a stranger does: the built wheel, an empty folder, every block and command of ours.
 
     python tests/packaging/follow.py [--source]
 
@@ -16,14 +16,6 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-SKIPPED = (
-    "pip install",
-    "tensorboard",
-    "venv",
-    "python examples",
-    "runs/1",
-    "srun",
-)  # long, or of a run that is not ours
 RUN_PAGE = "import sys; sys.path.insert(0, sys.argv[1]); import guides, pathlib; guides.run(pathlib.Path(sys.argv[2]))"
 
 
@@ -33,21 +25,16 @@ def run(*command, **options):
 
 
 def follow(page, tools, support, folder):
-    """Run the blocks of one page; returns how many of Python and of the shell."""
-    from guides import blocks
+    """Run the blocks of one page, and the commands after them; returns how many of each."""
+    from guides import blocks, commands
 
     folder.mkdir(parents=True)
     environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "TF_CPP_MIN_LOG_LEVEL": "3"}
     environment.pop("PYTHONPATH", None)
     run(tools / "python", "-c", RUN_PAGE, support, page, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
-    lines = [line for _, block in blocks(page, "sh") for line in block.splitlines() if line.strip()]
-    lines = [line for line in lines if not any(part in line for part in SKIPPED)]
-    for line in lines:
-        if not line.startswith("keras-adaptive-weights disable") and not line.startswith(
-            "keras-adaptive-weights enable"
-        ):
-            subprocess.run(line, shell=True, cwd=folder, env=environment, stdout=subprocess.DEVNULL, check=True)
-    return len(blocks(page, "python")), len(lines)
+    for command in commands(page):
+        run(tools / "keras-adaptive-weights", *command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+    return len(blocks(page, "python")), len(commands(page))
 
 
 def main():
@@ -72,7 +59,7 @@ def main():
         began = time.perf_counter()
         python, shell = follow(page, tools, support, folder / "empty" / page.stem)
         print(
-            f"{page.name}: {python} blocks of Python, {shell} lines of shell, {time.perf_counter() - began:.0f} s",
+            f"{page.name}: {python} blocks of Python, {shell} commands, {time.perf_counter() - began:.0f} s",
             flush=True,
         )
     for persian, english in PERSIAN.items():

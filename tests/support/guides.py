@@ -1,6 +1,7 @@
 """README and guides as the tests read them: fenced blocks, headings, links."""
 
 import re
+import shlex
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -28,3 +29,10 @@ def run(path):
     names = {"__name__": "__main__"}
     for line, code in blocks(path, "python"):
         exec(compile("\n" * (line - 1) + code, str(path), "exec"), names)  # a failure names page and line
+
+
+def commands(path):
+    """The arguments of a page's lines of our command, but for those that want a training which is going on."""
+    lines = [line for _, block in blocks(path, "sh") for line in block.splitlines()]
+    ours = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("keras-adaptive-weights ")]
+    return [command for command in ours if command[0] in ("report", "replay")]
