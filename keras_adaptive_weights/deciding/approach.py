@@ -88,8 +88,10 @@ def bounds(term: Term) -> tuple[float, float]:
 
 def nearest(term: Term, weight: float) -> float:
     """Return the weight within the term's bounds; what is no number is as the term starts."""
-    low, high = bounds(term)
-    return min(max(weight, low), high) if math.isfinite(weight) else term.weight
+    low, high = term.low, term.high
+    if low is None or high is None:
+        low, high = bounds(term)
+    return (low if weight < low else min(weight, high)) if math.isfinite(weight) else term.weight
 
 
 def usable(proposal: Proposal) -> Proposal:

@@ -163,14 +163,15 @@ class JointEnvelope:
             loss = math.nan
             if seen.losses and seen.finite and not seen.loss_scaling:
                 recent = self._with(recent, seen.losses)
-                loss = _sum(weights, {name: losses[-1] for name, losses in recent.items()})
+                loss = sum([weights[name] * losses[-1] for name, losses in recent.items()])
                 balanced = {name: value for name, value in seen.losses.items() if name in weights}
                 taught.append(seen._replace(losses=balanced, weights=weights))
-            core = feed(self.config, core, _as_one(seen, loss))
-        state = state._replace(core=core, recent=recent)
+            last = _as_one(seen, loss)
+            core = feed(self.config, core, last)
+        state = JointState(core, recent, *state[2:])
         if taught:
             state = self._taught(state, taught)
-        return self._decide(state, _as_one(seen, loss))
+        return self._decide(state, last)
 
     def disable(self, state: JointState, note: str = "") -> tuple[JointState, JointDecision]:
         """Go to the base weights at once and stay there until `enable`; a calibration that was not made is missed."""
@@ -265,7 +266,7 @@ class JointEnvelope:
         except Exception as error:
             error.add_note(f"This came up in the strategy {self.name}, at step {observations[-1].step}.")
             raise
-        return state._replace(strategy=known, proposal=state.proposal if news is None else news)
+        return JointState(*state[:2], known, state.proposal if news is None else news, state.calibrated)
 
     def _decide(self, state: JointState, last: Observation) -> tuple[JointState, JointDecision]:
         """Take the decision that is due after the observations were fed."""
@@ -307,9 +308,11 @@ class JointEnvelope:
         move = way_to(self.config, self._adaptive, core.weight, state.proposal.targets, calibrating=calibrating)
         evidence |= {f"target.{name}": target.weight for name, target in state.proposal.targets.items()}
         evidence |= {"distance": move.distance, "distance_needed": move.needed}
-        weights = move.goals if calibrating else part_of(self.config, self._adaptive, core.weight, move.goals)
-        done = state._replace(calibrated=state.calibrated or calibrating)
-        if not move.distance > move.needed or weights == core.weight:
+        done = state._replace(calibrated=True) if calibrating else state
+        weights = core.weight
+        if move.distance > move.needed:
+            weights = move.goals if calibrating else part_of(self.config, self._adaptive, core.weight, move.goals)
+        if weights == core.weight:
             return done, _decision(state, done, Action.HOLD, closed or reason_to_stay(self.config, move), evidence)
         refusal = self._refusal(state, weights, evidence)
         if refusal is not None:
@@ -392,10 +395,6 @@ def _as_one(seen: JointObservation, loss: float) -> Observation:
         seen.non_finite,
         empty=not seen.losses,
     )
-
-
-def _sum(weights: Weights, losses: Weights) -> float:
-    return sum(weights[name] * loss for name, loss in losses.items())
 
 
 def _combined(weights: Weights, recent: Mapping[str, tuple[float, ...]]) -> tuple[float, ...]:
