@@ -105,11 +105,11 @@ def measure(milliseconds, seconds):
     ]
 
 
-def _train_large(kind, connection):
+def _train_large(kind, frames, connection):
     """Train 50 million parameters, a round whenever asked for one; then say peak memory in MB and the parameters."""
-    data = make_data(1)
+    data = make_data(frames)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    model = make_model(kind, 3500, 1)
+    model = make_model(kind, 3500, frames)
     with tempfile.TemporaryDirectory() as folder:
         while connection.recv():
             connection.send(step_times(model, data, _LARGE_STEPS, callbacks_of(kind, folder)))
@@ -117,12 +117,12 @@ def _train_large(kind, connection):
     connection.send(((after - before) / 1024, model.count_params()))
 
 
-def memory():
+def memory(frames):
     """Rows of the table of peak memory, and of the step: the processes take turns."""
     kinds, processes, connections = (PLAIN, PLUGIN), [], {}
     for kind in kinds:
         connections[kind], theirs = multiprocessing.Pipe()
-        processes.append(multiprocessing.get_context("spawn").Process(target=_train_large, args=(kind, theirs)))
+        processes.append(multiprocessing.get_context("spawn").Process(target=_train_large, args=(kind, frames, theirs)))
         processes[-1].start()
     times = {kind: [] for kind in kinds}
     for turn in range(_LARGE_ROUNDS):
@@ -153,11 +153,16 @@ def memory():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--memory", action="store_true", help="peak memory of a large model")
+    parser.add_argument("--frames", type=int, default=1, help="of a sample, of which a batch has 16, for --memory (1)")
     parser.add_argument("--seconds", type=float, default=60.0, help="for each length of the step (default: 60)")
     parser.add_argument("--step-ms", type=int, choices=sorted(_TASKS), action="append", help="one length only")
     options = parser.parse_args()
     if options.memory:
-        print(table(["", "parameters", "peak memory", "above plain Keras", "lower quartile", "step"], memory()))
+        print(
+            table(
+                ["", "parameters", "peak memory", "above plain Keras", "lower quartile", "step"], memory(options.frames)
+            )
+        )
         return
     rows = [row for size in options.step_ms or sorted(_TASKS) for row in measure(size, options.seconds)]
     print(table(["a step of about", "", "lower quartile", "against plain Keras"], rows))

@@ -6,8 +6,8 @@
 A model of a trunk and four heads, one for each term, trains in several ways that take turns in segments of 50 steps:
 without a balance; with `GradientShare()`, measured in all variables that several terms reach; in the last shared layer
 only; and "between", a balance that never measures in the segment: what the condition costs. A figure is the median over
-all rounds of the time relative to that without a balance in the same round, with its quartiles in brackets. The
-calibration is left out.
+all rounds of the processor time relative to that without a balance in the same round, with its quartiles in brackets:
+TensorFlow has one thread, and other work on the machine does not count. The calibration is left out.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ def main() -> None:
     parser.add_argument("--no-xla", action="store_true", help="leave out the row with jit_compile=True")
     parser.add_argument("--output", type=Path, help="write the table to this file, too")
     options = parser.parse_args()
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
     rows = [_row(options, jit) for jit in (False, True) if not (jit and options.no_xla)]
     ways = [way for way in _WAYS if way != "none"]
     publish(table(["plain step", "XLA", *ways], rows), options.output)
@@ -64,11 +66,11 @@ def _row(options: argparse.Namespace, jit: bool) -> list[str]:
     took: dict[str, list[float]] = {way: [] for way in models}
 
     def segment(way: str) -> float:
-        began = time.perf_counter()
+        began = time.process_time()
         for _ in range(_EVERY):
             logs = functions[way](iterators[way])
         float(logs["loss"])
-        return 1e3 * (time.perf_counter() - began) / _EVERY
+        return 1e3 * (time.process_time() - began) / _EVERY
 
     for way in models:
         segment(way)
