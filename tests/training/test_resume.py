@@ -37,7 +37,7 @@ from keras_adaptive_weights.recording import event_files
 from keras_adaptive_weights.recording.lost_disable import AGAIN, LostDisable, lost_disables
 from keras_adaptive_weights.recording.summaries import TensorBoardObserver
 from keras_adaptive_weights.training import callback as callback_room
-from keras_adaptive_weights.training import train_step as train_step_room
+from keras_adaptive_weights.training import step_pieces as step_pieces_room
 from keras_adaptive_weights.training.telemetry import Telemetry
 
 pytestmark = pytest.mark.usefixtures("graphs_as_traced")
@@ -358,7 +358,7 @@ def test_a_disable_that_a_kill_swallowed_is_carried_out_when_its_step_comes_agai
 def test_with_several_workers_a_swallowed_disable_travels_with_the_same_execution(tmp_path, monkeypatch):
     """Asked for after step 60 it was passed on with step 61, and carried out on all workers after that."""
     monkeypatch.setattr(callback_room, "several_workers", lambda strategy: True)
-    monkeypatch.setattr(train_step_room, "Telemetry", lambda loss, steps, **_: Telemetry(loss, steps))
+    monkeypatch.setattr(step_pieces_room, "Telemetry", lambda loss, steps, **_: Telemetry(loss, steps))
     for again in (False, True):
         model = make_model()
         ours = kaw.AdaptiveMelWeightCallback(log_dir=tmp_path / "run")
