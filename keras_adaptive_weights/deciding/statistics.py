@@ -27,7 +27,7 @@ from typing import Annotated, NamedTuple
 from keras_adaptive_weights.deciding.plain_records import ADDED_LATER, MAY_OVERFLOW
 
 _MAX_AUTOCORRELATION = 0.98
-_series = tuple.__new__  # takes half as long as a call of the class, and this is every step
+_new = tuple.__new__  # takes half as long as a call of the class, and this is every step
 _ROUNDING = 1e-6  # residuals below this share of the mean are taken for rounding, not for noise
 
 
@@ -51,12 +51,12 @@ class Series(NamedTuple):
         elif below_zero:
             below_zero -= 1
         if len(recent) <= span:
-            return _series(Series, (recent, reference, average, below_zero))
+            return _new(Series, (recent, reference, average, below_zero))
         old = recent[-span - 1]  # not the first: a restored series may be longer than today's settings say
         if old > clip * average > 0.0 and not below_zero:
             old = clip * average
         reference = reference[1 - reference_steps :] + (old,)  # noqa: RUF005 - unpacking takes twice as long
-        return _series(Series, (recent[-span:], reference, sum(reference) / len(reference), below_zero))
+        return _new(Series, (recent[-span:], reference, sum(reference) / len(reference), below_zero))
 
     @property
     def average(self) -> float:
@@ -86,7 +86,7 @@ class Series(NamedTuple):
         if not reference:
             average = math.nan
         ratio = current / average if 0.0 < average < math.inf and not below_zero else math.nan
-        return _series(Comparison, (recent, reference, current, average, ratio))
+        return _new(Comparison, (recent, reference, current, average, ratio))
 
 
 class Noise(NamedTuple):

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 
-from keras_adaptive_weights.journal.outbox import LostFileError, Outbox
+from keras_adaptive_weights.journal.outbox import LostFileError, Outbox, ThroughOutbox
 from keras_adaptive_weights.journal.pieces import ALIVE, Piece, PiecedFile, all_pieces, piece_of, pieces_in_force
 from keras_adaptive_weights.journal.places import Url
 
@@ -21,7 +21,7 @@ _FULL_BYTES = 1 << 20
 _MOST_SMALL = 64
 
 
-class AppendedPieces:
+class AppendedPieces(ThroughOutbox):
     """The file at a URL, which need not be there yet; open until `close`.
 
     Pieces of less than a mebibyte are replaced, 64 of them or a mebibyte at a time, by one that holds them all.
@@ -52,7 +52,7 @@ class AppendedPieces:
         self._small: list[Piece] = []
         self._of_small = b""
         self._alive = path.parent / f"{path.name}{ALIVE}"
-        self._outbox = Outbox(self._put, f"The file {str(path)!r}", idle=self._live, clock=clock, sleep=sleep)
+        super().__init__(Outbox(self._put, f"The file {str(path)!r}", idle=self._live, clock=clock, sleep=sleep))
 
     @property
     def size(self) -> int:
@@ -62,29 +62,6 @@ class AppendedPieces:
     def read(self, offset: int, length: int) -> bytes:
         """Return up to `length` bytes from `offset`, of what is stored."""
         return PiecedFile(str(self.path)).read(offset, length)
-
-    def write(self, text: str | bytes) -> None:
-        """Append to the file; it is stored some seconds later.
-
-        Raises:
-            OSError: The store failed for ten minutes, or the file was deleted or is written by another process.
-        """
-        self._outbox.add(text.encode("ascii") if isinstance(text, str) else text)
-
-    def hasten(self) -> None:
-        """Have what was written stored as soon as possible; does not wait for it."""
-        self._outbox.hasten()
-
-    def flush(self) -> None:
-        """Have what was written stored, and wait for it.
-
-        Raises:
-            OSError: It cannot be stored.
-        """
-        self._outbox.flush()
-
-    def touch(self) -> None:
-        """Do nothing: the thread shows by itself that it lives."""
 
     def cut(self, size: int) -> None:
         """Drop what follows byte `size`: of what is stored, before anything is written."""
@@ -105,7 +82,7 @@ class AppendedPieces:
         Raises:
             OSError: It cannot be, after a minute.
         """
-        self._outbox.close()
+        super().close()
         with contextlib.suppress(OSError):
             if self._alive.is_file():
                 self._alive.unlink()

@@ -190,3 +190,45 @@ class Outbox:
             self._wake.clear()
             if not self._closed:
                 self.tend()
+
+
+class ThroughOutbox:
+    """What the files have in common that are written through an outbox, of the methods of an `AppendedFile`.
+
+    Args:
+        outbox: Theirs.
+    """
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+
+    def write(self, text: str | bytes) -> None:
+        """Append to the file; it is stored some seconds later.
+
+        Raises:
+            OSError: The store failed for ten minutes, or the file was deleted or is written by another process.
+        """
+        self._outbox.add(text.encode("ascii") if isinstance(text, str) else text)
+
+    def touch(self) -> None:
+        """Do nothing: where something shows that the writer lives, its thread does."""
+
+    def hasten(self) -> None:
+        """Have what was written stored as soon as possible; does not wait for it."""
+        self._outbox.hasten()
+
+    def flush(self) -> None:
+        """Have what was written stored, and wait for it.
+
+        Raises:
+            OSError: It cannot be stored.
+        """
+        self._outbox.flush()
+
+    def close(self) -> None:
+        """Have everything stored. Harmless if called twice.
+
+        Raises:
+            OSError: It cannot be, after a minute.
+        """
+        self._outbox.close()

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from keras_adaptive_weights.journal.outbox import Outbox
+from keras_adaptive_weights.journal.outbox import Outbox, ThroughOutbox
 from keras_adaptive_weights.journal.places import Url
 
 _FULL_BYTES = 1 << 20
 
 
-class StoredEvents:
+class StoredEvents(ThroughOutbox):
     """The event file at a URL, with the methods of an `AppendedFile`.
 
     Args:
@@ -25,7 +25,7 @@ class StoredEvents:
         self.path = path
         self._later_name = later_name
         self._first = self._content = b""
-        self._outbox = Outbox(self._put, f"The event file in {str(path.parent)!r}")
+        super().__init__(Outbox(self._put, f"The event file in {str(path.parent)!r}"))
 
     @property
     def size(self) -> int:
@@ -44,34 +44,11 @@ class StoredEvents:
         """
         data = text.encode("ascii") if isinstance(text, str) else text
         self._first = self._first or data
-        self._outbox.add(data)
-
-    def touch(self) -> None:
-        """Do nothing: a store has no sign of life."""
-
-    def hasten(self) -> None:
-        """Have what was written stored as soon as possible; does not wait for it."""
-        self._outbox.hasten()
-
-    def flush(self) -> None:
-        """Have what was written stored, and wait for it.
-
-        Raises:
-            OSError: It cannot be stored.
-        """
-        self._outbox.flush()
+        super().write(data)
 
     def cut(self, size: int) -> None:
         """Drop what follows byte `size`."""
         self.path.write_bytes(self.path.read_bytes()[:size])
-
-    def close(self) -> None:
-        """Have everything stored. Harmless if called twice.
-
-        Raises:
-            OSError: It cannot be, after a minute.
-        """
-        self._outbox.close()
 
     def _put(self, data: bytes) -> None:
         path, content = self.path, self._content + data

@@ -106,8 +106,8 @@ def _write_where(condition: Any, fn: Callable[[], Any]) -> None:
         last_write = held
         for operation in graph.get_operations()[before:]:
             if operation.type not in _HARMLESS or _is_large(operation):  # `tf.control_dependencies` holds for all
-                operation._add_control_input(last_write if _is_huge(operation) else held)  # noqa: SLF001
-            if _writes_huge(operation):
+                operation._add_control_input(last_write if _any_huge(operation.outputs) else held)  # noqa: SLF001
+            if operation.type in _WRITTEN and _any_huge(operation.inputs[1:]):
                 last_write = operation
         return tf.raw_ops.Merge(inputs=[skipped, taken]).output
 
@@ -151,20 +151,12 @@ def _write_chosen(condition: Any, fn: Callable[[], Any]) -> None:
 
 def _is_large(operation: Any) -> bool:
     """Whether an operation makes a large tensor, or one of which that is not known. Reading a variable makes none."""
-    sizes = _sizes(operation.outputs)
+    sizes = [tensor.shape.num_elements() for tensor in operation.outputs]
     return operation.type != "ReadVariableOp" and any(size is None or size > _LARGE for size in sizes)
 
 
-def _is_huge(operation: Any) -> bool:
-    return operation.type != "ReadVariableOp" and any(size and size > _HUGE for size in _sizes(operation.outputs))
-
-
-def _writes_huge(operation: Any) -> bool:
-    return operation.type in _WRITTEN and any(size and size > _HUGE for size in _sizes(operation.inputs[1:]))
-
-
-def _sizes(tensors: Any) -> list[int | None]:
-    return [tensor.shape.num_elements() for tensor in tensors]
+def _any_huge(tensors: Any) -> bool:
+    return any((tensor.shape.num_elements() or 0) > _HUGE for tensor in tensors)
 
 
 def in_xla() -> bool | None:

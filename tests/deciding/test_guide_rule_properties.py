@@ -5,6 +5,7 @@ import math
 import random
 from collections import Counter
 
+from checks import Checks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_guide_rule import ACTIONS, OF_A_BALANCE, RECOVERIES, UNREACHABLE, by_hand, play
@@ -105,19 +106,12 @@ def histories(draw):
     return History(config, play(config, base, script, draw(st.sampled_from([1, 1, 1, 2, 7]))))
 
 
-PROPERTIES = []
-
-
-def holds(check):
-    """Have each history looked at in this way, too: to make one takes longer."""
-    PROPERTIES.append(check)
-    return check
+holds = Checks()
 
 
 @given(histories())
 def test_what_holds_for_every_history(history):
-    for check in PROPERTIES:
-        check(history)
+    holds.look_at(history)
 
 
 def test_the_streams_reach_everything():

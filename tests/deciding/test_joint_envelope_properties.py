@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from checks import Checks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from joint_streams import by_hand, play, through_json
@@ -131,19 +132,12 @@ def histories(draw):
     return History(envelope, play(envelope, script, draw(st.sampled_from([1, 1, 3])), state))
 
 
-PROPERTIES = []
-
-
-def holds(check):
-    """Have each history looked at in this way, too: to make one takes longer."""
-    PROPERTIES.append(check)
-    return check
+holds = Checks()
 
 
 @given(histories())
 def test_what_holds_for_every_history(history):
-    for check in PROPERTIES:
-        check(history)
+    holds.look_at(history)
 
 
 def test_the_streams_reach_everything():
