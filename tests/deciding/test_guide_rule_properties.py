@@ -5,7 +5,7 @@ import math
 import random
 from collections import Counter
 
-from checks import Checks
+from history_checks import Checks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_guide_rule import ACTIONS, OF_A_BALANCE, RECOVERIES, UNREACHABLE, by_hand, play

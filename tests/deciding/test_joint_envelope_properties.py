@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from checks import Checks
+from history_checks import Checks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from joint_streams import by_hand, play, through_json
