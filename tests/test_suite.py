@@ -1,4 +1,4 @@
-"""What pytest assumes of the tests themselves: all are run in one process, where a module is found by its name alone."""
+"""What pytest assumes of the tests: all are run in one process, where a module is found by its name alone."""
 
 import tomllib
 from collections import Counter
