@@ -10,7 +10,6 @@ import contextlib
 import importlib
 import sys
 from collections.abc import Sequence
-from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
@@ -27,11 +26,11 @@ class _AlongWithKeras:
             return None
         spec = PathFinder.find_spec(name, path, target)  # type: ignore[arg-type]
         if spec is not None and spec.loader is not None:
-            spec.loader = _LoadsClasses(spec.loader)
+            spec.loader = _LoadsClasses(spec.loader)  # type: ignore[assignment] # `Loader` is slow to import
         return spec
 
 
-class _LoadsClasses(Loader):
+class _LoadsClasses:
     """A loader that does what another does, and imports the classes when that is done."""
 
     def __init__(self, loader: Any) -> None:

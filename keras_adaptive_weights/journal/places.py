@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from keras_adaptive_weights.journal.pieces import PiecedFile, all_pieces, files_of, last_sign_of_life, pieces_in_force
 from keras_adaptive_weights.journal.stores import store
@@ -215,6 +214,8 @@ def _local(text: str, owner: str, argument: str) -> Path:
             f"{owner}: argument `{argument}` must be on this machine where its scheme is 'file'. Received: "
             f"{argument}={text!r}. Write 'file:///' and the path from the root on."
         )
+    from urllib.request import url2pathname  # noqa: PLC0415 - imports what talks to servers
+
     return Path(url2pathname(parts.path))
 
 
