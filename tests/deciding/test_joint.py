@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from keras_adaptive_weights.deciding.decision import Action, Observation, Reason
-from keras_adaptive_weights.deciding.joint import JointDecision, JointObservation, Term
+from keras_adaptive_weights.deciding.decision import Action, Decision, Observation, Reason
+from keras_adaptive_weights.deciding.joint import JointDecision, JointObservation, Term, by_term
 
 
 @pytest.mark.parametrize(
@@ -125,3 +125,13 @@ def test_what_was_seen_of_one_term(losses, loss, empty):
     assert repr(joint.of("a")) == repr(one)
     kept = {name: value for name, value in losses.items() if name == "a"}
     assert JointObservation.of_one("a", one) == joint._replace(losses=kept, term_norms={}, weights={})
+
+
+@pytest.mark.parametrize("held", [None, {"a": 2.0, "b": 1.0}])
+def test_what_was_decided_on_each_weight(held):
+    joint = decision(evidence={"distance": 0.3}, note="n", held_weights=held)
+    about = (7, Action.BALANCE, Reason.OFF_TARGET)
+    a, b = by_term(joint)
+    assert a == Decision(*about, 2.0, 2.1, {"distance": 0.3}, "n", held and 2.0, "a")
+    assert b == Decision(*about, 1.0, 1.0, {"distance": 0.3}, "n", held and 1.0, "b")
+    assert by_term(a) == [a]

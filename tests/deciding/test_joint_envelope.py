@@ -8,11 +8,13 @@ from typing import NamedTuple
 import pytest
 from joint_streams import ADAPTIVE, BESIDE, QUICK, bad, changes, play, seen, steady, through_json
 
+from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Action, Reason
 from keras_adaptive_weights.deciding.gradient_share import GradientShare
 from keras_adaptive_weights.deciding.joint import Term
 from keras_adaptive_weights.deciding.joint_envelope import JointEnvelope
 from keras_adaptive_weights.deciding.sqrt_loss import SqrtLoss
+from keras_adaptive_weights.deciding.state import initial_state
 from keras_adaptive_weights.deciding.statistics import Series
 from keras_adaptive_weights.deciding.strategy import Proposal, Target
 
@@ -639,3 +641,30 @@ def test_what_is_no_term_of_the_balance_teaches_nothing(strategy):
     alone, beside = play(envelope, script), play(envelope, more)
     assert [turn.decision for turn in beside][-1].new_weights == [turn.decision for turn in alone][-1].new_weights
     assert beside[-1].after.strategy == alone[-1].after.strategy
+
+
+def test_the_state_of_one_term_is_that_of_one_weight():
+    core = play(wanted(1.5, 0.5), flat(30))[-1].after.core
+    assert core.trial is not None
+    one = core.of("b")
+    assert (one.weight, one.base_weight, one.previous_weight) == (core.weight["b"], 1.0, core.previous_weight["b"])
+    assert one.trial == core.trial._replace(previous_weight=core.trial.previous_weight["b"])
+    assert one.held_weight is None
+    assert (one.step, one.losses, one.cooling) == (core.step, core.losses, core.cooling)
+    fresh = wanted().initial().core
+    assert (fresh.of("a").previous_weight, fresh.of("a").trial) == (None, None)
+    assert fresh._replace(held_weight={"a": 3.0, "b": 2.0}).of("a").held_weight == 3.0
+
+
+def test_a_run_that_decided_on_each_weight_goes_on_from_these():
+    """Without a calibration, disabled if any was, and within today's bounds."""
+    config = AdaptiveWeightConfig(min_weight=0.01, max_weight=1e6)
+    states = {name: initial_state(config, weight) for name, weight in (("a", 1.5), ("b", 500.0))}
+    states["a"] = states["a"]._replace(step=70, held_weight=1.2)
+    envelope = wanted(2.0, 1.0, calibrate=True)
+    on = envelope.going_on(states)
+    assert on.core.weight == {"a": 1.2, "b": 100.0}
+    assert (on.core.step, on.core.disabled, on.calibrated) == (70, False, True)
+    assert envelope.going_on({**states, "b": states["b"]._replace(disabled=True)}).core.disabled
+    assert envelope.going_on({}) == envelope.initial()._replace(calibrated=True)
+    assert {t.decision.action for t in play(envelope, flat(60), state=on)} <= {Action.HOLD, Action.BALANCE}
