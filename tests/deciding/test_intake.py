@@ -139,6 +139,7 @@ def test_a_trial_remembers_the_ratio_since_the_change_and_that_of_the_spike():
     later = after(on_trial(2.0), 2.0, 5.0, NAN, 9.0).trial
     assert (later.harm, later.ratio) == (Reason.TRIAL_LOSS_SPIKE, 2.5), "what was found first stands"
     assert later.steps == 1, "a spike is not counted as a step of the trial"
+    assert after(on_trial(2.0), 2.0, 5.0, 2.0).trial.ratio == 2.5, "nor does a good step take it back"
 
 
 @pytest.mark.parametrize(

@@ -263,6 +263,23 @@ def test_a_calibration_waits_for_a_finite_step():
     assert changes(turns) == [(4, "calibrate", "measured_at_start")]
 
 
+@pytest.mark.parametrize(
+    ("config", "last", "reason"),
+    [
+        (replace(QUICK, enabled=False), flat(1)[0], Reason.SWITCHED_OFF),
+        (QUICK, seen({}), Reason.EMPTY),
+        (QUICK, bad(), Reason.NON_FINITE),
+        (QUICK, bad()._replace(loss_scaling=True), Reason.LOSS_SCALING),
+    ],
+)
+def test_no_calibration_after_a_step_that_shows_nothing_or_where_adaptation_is_off(config, last, reason):
+    """Not even where steps before it, in the same execution, gave what it needs."""
+    envelope = JointEnvelope(wanted(50.0, 0.02, calibrate=True).strategy, ADAPTIVE, config)
+    (turn,) = play(envelope, [*flat(3), last], execution=4)
+    assert (turn.decision.action, turn.decision.reason) == (Action.HOLD, reason)
+    assert not turn.after.calibrated
+
+
 def test_a_calibration_can_be_undone_and_is_not_made_again():
     turns = play(wanted(50.0, 0.02, calibrate=True), [*flat(5), "rollback", *flat(60)])
     assert [action for _, action, _ in changes(turns)][:3] == ["calibrate", "rollback", "balance"]
