@@ -130,7 +130,7 @@ def test_a_comparison_holds_the_newest_steps_against_the_older_values():
     got = series([1.0, 1.0, 2.0, 4.0, 6.0, 8.0], clip=100.0).compare(2)
     assert got.recent == (6.0, 8.0)
     assert (got.current, got.average, got.ratio) == (7.0, 1.0, 7.0)
-    assert series([1.0, 2.0]).compare(0).recent == (2.0,), "at least one"
+    assert series([1.0, 2.0, 3.0]).compare(0).recent == (3.0,), "at least one"
 
 
 @pytest.mark.parametrize("values", [[], [1.0] * 3, [0.0] * 9, [-1.0] * 9])
@@ -272,3 +272,10 @@ def test_noise_beyond_measure_is_above_no_threshold():
     noise = measure_noise(values)
     assert not noise.deviation < math.inf
     assert not Comparison((1e100,) * 4, values, 1e100, mean(values), 2.0).deviation(noise) > 4.5
+
+
+@pytest.mark.parametrize(("amplitude", "noisy"), [(1e-4, True), (2e-6, True), (5e-7, False), (0.0, False)])
+def test_what_is_smaller_than_rounding_is_no_noise(amplitude, noisy):
+    noise = measure_noise([1.0 + amplitude * (-1) ** (i // 2) for i in range(40)])
+    assert noise.deviation == (pytest.approx(amplitude, rel=0.1) if noisy else 0.0)
+    assert noise.samples == 40
