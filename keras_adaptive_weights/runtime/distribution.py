@@ -126,10 +126,10 @@ def on_every_replica(
 
 
 def value_where(condition: Any, fn: Callable[[], Any], otherwise: Any) -> Any:
-    """Return what `fn` returns where a condition holds.
+    """Return what `fn` returns where a condition holds, and compute it only there.
 
-    On one replica it is computed only there. On several, in a graph, it is computed on every step: to differentiate a
-    synchronized layer is to reduce over the replicas, which can neither wait in a condition nor be done later.
+    On several replicas, in a graph, all the same on every step where it cannot wait in a condition: to differentiate a
+    synchronized layer is to reduce over the replicas by the context in which the layer was called.
 
     Args:
         condition: Scalar bool, the same on all replicas.
@@ -140,7 +140,21 @@ def value_where(condition: Any, fn: Callable[[], Any], otherwise: Any) -> Any:
         return tf.cond(condition, fn, lambda: otherwise)
     if tf.executing_eagerly():
         return fn() if condition else otherwise
-    return tf.where(condition, fn(), otherwise)
+
+    def across(strategy: Any, fns: Any, condition: Any, otherwise: Any) -> Any:
+        def of_first(values: Any) -> Any:
+            return strategy.experimental_local_results(values)[0]
+
+        def on_each() -> Any:
+            return of_first(strategy.extended.call_for_each_replica(lambda fn: fn(), args=(fns,)))
+
+        try:
+            return tf.cond(of_first(condition), on_each, lambda: of_first(otherwise))
+        except RuntimeError:  # of another context; what else may be wrong with `fn` comes up again below
+            return None
+
+    value = tf.distribute.get_replica_context().merge_call(across, args=(fn, condition, otherwise))
+    return tf.where(condition, fn(), otherwise) if value is None else value
 
 
 @contextlib.contextmanager

@@ -76,22 +76,41 @@ def summed_otherwise(strategy):
         keras.Optimizer._all_reduce_sum_gradients = original
 
 
-def term_norms(strategy=None):
-    """Gradient norms of the terms of a model with slices and batch normalisation, due on steps 1, 2, 4 and 6."""
+def term_norms(strategy=None, *, normalised=True):
+    """Gradient norms of the terms of a model, due on steps 1, 2, 4 and 6, and how often the second was differentiated.
+
+    The model looks rows up, so that it has gradients of slices.
+
+    Args:
+        strategy: None: one device.
+        normalised: By batch normalisation, synchronised over the replicas.
+    """
+    passes = []
+
+    @tf.custom_gradient
+    def counted(value):
+        def gradient(upstream):
+            seen = tf.numpy_function(lambda values: passes.append(1) or values, [upstream], upstream.dtype)
+            return tf.ensure_shape(seen, upstream.shape)
+
+        return tf.identity(value), gradient
+
     with strategy.scope() if strategy else contextlib.nullcontext():
         keras.utils.set_random_seed(3)
         inputs = keras.Input((5,), dtype="int32")
         hidden = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(7, 4)(inputs))
-        hidden = keras.layers.BatchNormalization(synchronized=strategy is not None)(keras.layers.Dense(4)(hidden))
+        hidden = keras.layers.Dense(4)(hidden)
+        if normalised:
+            hidden = keras.layers.BatchNormalization(synchronized=strategy is not None)(hidden)
         model = kaw.StableModel(inputs, keras.layers.Dense(3)(hidden))
         terms = {
             "a_loss": kaw.LossTerm(lambda t, p: tf.reduce_mean(tf.square(t - p), axis=-1), kaw.AdaptiveWeight(2.5)),
-            "b_loss": kaw.LossTerm(lambda t, p: tf.reduce_mean(tf.abs(t - p), axis=-1), 0.5),
+            "b_loss": kaw.LossTerm(lambda t, p: counted(tf.reduce_mean(tf.abs(t - p), axis=-1)), 0.5),
         }
         balance = kaw.GradientShare(measure_every=2, calibrate_steps=5)
         loss = kaw.CompositeLoss(terms, balance=balance)
         loss.norm_schedule.variable.assign([2, 0])
-        model.compile(optimizer=keras.optimizers.SGD(0.1, momentum=0.9), loss=loss)
+        model.compile(optimizer=keras.optimizers.SGD(0.1, momentum=0.9), loss=loss, jit_compile=False)
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     draw = np.random.default_rng(1)
@@ -99,7 +118,7 @@ def term_norms(strategy=None):
     norms = NormsOfTerms()
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8).with_options(options)
     model.fit(data, verbose=0, callbacks=[norms])
-    return norms.seen
+    return {"norms": norms.seen, "passes": len(passes)}
 
 
 class CountsInCall(kaw.StableTrainStepMixin, keras.Model):
@@ -138,6 +157,7 @@ def over_replicas():
         "reductions": reductions(strategy),
         "skipped": skipped_over_replicas(strategy),
         "term norms": [term_norms(strategy), term_norms()],
+        "term norms, normalised nowhere": [term_norms(strategy, normalised=False), term_norms(normalised=False)],
         "steps per execution": fails(strategy, steps_per_execution=2),
         "steps per execution, ours": fails(strategy, kaw.StableModel, steps_per_execution=2),
     }
@@ -150,6 +170,7 @@ def over_workers():
         "logs": fails(strategy, BuiltFromTheLocalBatch),
         "ours": fails(strategy, kaw.StableModel),
         "term norms": term_norms(strategy),
+        "term norms, normalised nowhere": term_norms(strategy, normalised=False),
     }
 
 

@@ -77,21 +77,36 @@ def test_metrics_of_a_skipped_step_are_as_before_on_each_replica(over_replicas):
     assert set(always.values()) == {"nan"}
 
 
+DUE = [True, True, False, True, False, True]
+NORMALISED = pytest.mark.parametrize(
+    ("case", "passes"),
+    [
+        ("term norms, normalised nowhere", len(DUE) + sum(DUE)),
+        ("term norms", 2 * len(DUE)),  # by batch normalisation that reduces over the replicas
+    ],
+)
+
+
 def same_norms(ours, one_device):
-    assert [norms is not None for norms in one_device] == [True, True, False, True, False, True]
-    for norms, expected in zip(ours, one_device, strict=True):
+    assert [norms is not None for norms in one_device["norms"]] == DUE
+    for norms, expected in zip(ours["norms"], one_device["norms"], strict=True):
         assert norms == (expected and pytest.approx(expected, rel=1e-4))
 
 
-def test_gradients_of_a_term_are_summed_over_replicas_before_their_norm(over_replicas):
-    """Slices of an embedding and synchronised batch normalisation among them: as on one device."""
-    same_norms(*over_replicas["term norms"])
+@NORMALISED
+def test_gradients_of_a_term_are_summed_over_replicas_before_their_norm(case, passes, over_replicas):
+    """Slices of an embedding among them: as on one device. And they wait for a step on which they are due, if they can."""
+    ours, one_device = over_replicas[case]
+    same_norms(ours, one_device)
+    assert (ours["passes"], one_device["passes"]) == (2 * passes, len(DUE) + sum(DUE))
 
 
-def test_gradients_of_a_term_are_summed_over_workers_before_their_norm(over_workers, over_replicas):
-    _, on_one_device = over_replicas["term norms"]
+@NORMALISED
+def test_gradients_of_a_term_are_summed_over_workers_before_their_norm(case, passes, over_workers, over_replicas):
+    _, one_device = over_replicas[case]
     for said in over_workers:
-        same_norms(said["term norms"], on_one_device)
+        same_norms(said[case], one_device)
+        assert said[case]["passes"] == passes
 
 
 def test_plain_keras_cannot_build_from_a_batch_of_several_workers(over_workers):
