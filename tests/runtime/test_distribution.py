@@ -95,7 +95,7 @@ def same_norms(ours, one_device):
 
 @NORMALISED
 def test_gradients_of_a_term_are_summed_over_replicas_before_their_norm(case, passes, over_replicas):
-    """Slices of an embedding among them: as on one device. And they wait for a step on which they are due, if they can."""
+    """Slices of an embedding among them: as on one device, and only in steps where they are due, if that can be."""
     ours, one_device = over_replicas[case]
     same_norms(ours, one_device)
     assert (ours["passes"], one_device["passes"]) == (2 * passes, len(DUE) + sum(DUE))
