@@ -31,6 +31,17 @@ def pytest_addoption(parser):
     parser.addoption("--many", action="store_true", help=f"{MANY} mutations of each file instead of {FEW}")
 
 
+def pytest_configure(config):
+    """Let pytest-xdist hand the files out in the order below, not those with many tests first."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take long: side by side, no process then has one left when the others are done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in slow, not {"keras", "tf"} & vars(item.module).keys()))
+
+
 def pytest_collection_finish(session):
     """What the tests import is never dead: look for that among the rest only."""
     gc.freeze()
