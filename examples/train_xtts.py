@@ -99,12 +99,12 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     batches = dataset.Batches(training, shape, options.batch_size, options.seed)
     compile_model(model, options, plan)
     held_out = batches.validation(validation)
-    first = model.evaluate(held_out, verbose=0, return_dict=True)  # it also builds the model
-    model.optimizer.build(model.trainable_variables)  # else Keras traces the train step twice, which takes seconds
+    model(next(iter(held_out))[0], training=False)  # it builds the model: else Keras traces the test step twice, and
+    model.optimizer.build(model.trainable_variables)  # without this the train step, which takes seconds
     done = resume(model, options.log_dir / CHECKPOINT, plan) if options.resume else 0
     if done:
         print(f"resumed after step {done}")
-        first = model.evaluate(held_out, verbose=0, return_dict=True)
+    first = model.evaluate(held_out, verbose=0, return_dict=True)
     print(
         f"{len(training)} clips to train on, {len(validation)} for validation; batches of {options.batch_size}, "
         f"padded to {shape.frames} frames ({shape.seconds:.1f} s) and {shape.characters} characters\n"

@@ -24,20 +24,22 @@ KILL_AFTER = EPOCH + 6
 NARROW = f"""
 import functools, sys
 sys.path.insert(0, {str(Path(train_xtts.__file__).parent)!r})
-import train_xtts
+import tensorflow as tf, train_xtts
 import keras_adaptive_weights as kaw
 from xtts_demo import model
+tf.config.optimizer.set_experimental_options({{"disable_meta_optimizer": True}})  # as `graphs_as_traced`
 model.XTTSModel = functools.partial(model.XTTSModel, width=32, heads=2, encoder_blocks=0, decoder_blocks=1)
 quick = kaw.AdaptiveWeightConfig(warmup_steps=10, cooling_period=6, min_stable_steps=3, loss_smoothing_factor=0.4,
                                  variance_threshold=5.0, significance=1.0, reference_steps=20)
 kaw.XTTSLoss = functools.partial(kaw.XTTSLoss, config=quick)
+train_xtts.speak = lambda *_: None
 sys.exit(train_xtts.main(sys.argv[1:]))
 """
 
 
-def start(folder, *more):
+def start(folder, cache_dir, *more):
     """Start the example with a narrow model and a controller that soon has something to decide."""
-    arguments = ["--log-dir", folder / "run", "--cache-dir", folder / "cache", "--max-clips", "40", "--batch-size", "4"]
+    arguments = ["--log-dir", folder / "run", "--cache-dir", cache_dir, "--max-clips", "40", "--batch-size", "4"]
     arguments += ["--steps", EPOCH * EPOCHS, "--epochs", EPOCHS, "--steps-per-execution", EXECUTION, "--quiet", *more]
     command = [sys.executable, "-c", NARROW, *map(str, arguments)]
     return Program(command)
@@ -79,16 +81,16 @@ def check_replay(folder):
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_goes_on_and_is_decided_again_exactly(tmp_path):
+def test_a_run_that_was_killed_goes_on_and_is_decided_again_exactly(tmp_path, cache_dir):
     """`kill -9` in the second epoch: the same command goes on from the end of the first, in the same journal."""
     fault = ("--inject", f"nan@{2 * EPOCH + 5}")
-    with start(tmp_path, *fault) as process:
+    with start(tmp_path, cache_dir, *fault) as process:
         kill_after(KILL_AFTER, process, tmp_path)
         assert process.returncode == -signal.SIGKILL
     check_replay(tmp_path)
     reached = max(line["step"] for line in lines_of(tmp_path) if line["kind"] == "step")
 
-    with start(tmp_path, *fault, "--resume") as process:
+    with start(tmp_path, cache_dir, *fault, "--resume") as process:
         out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     resumed = int(out.partition("resumed after step ")[2].split()[0])

@@ -12,6 +12,7 @@ import train_xtts
 
 import keras_adaptive_weights as kaw
 
+pytestmark = pytest.mark.usefixtures("graphs_as_traced")
 STEPS, NAN_AT, SPIKE_AT = 16, 3, 14
 FAULTS = f"nan@{NAN_AT},spike@{SPIKE_AT}"
 
@@ -26,12 +27,12 @@ class Run:
         folder: The folder of the run.
     """
 
-    def __init__(self, base, *arguments):
+    def __init__(self, base, cache_dir, *arguments):
         from xtts_demo import model
 
         narrow = functools.partial(model.XTTSModel, width=32, heads=2, encoder_blocks=0, decoder_blocks=1)
         self.folder = base / "run"
-        shared = ["--cache-dir", str(base.parent / "cache"), "--log-dir", str(self.folder), "--batch-size", "4"]
+        shared = ["--cache-dir", str(cache_dir), "--log-dir", str(self.folder), "--batch-size", "4"]
         with (
             pytest.MonkeyPatch.context() as patch,
             contextlib.redirect_stdout(io.StringIO()) as out,
@@ -48,17 +49,17 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def graph_run(tmp_path_factory):
+def graph_run(tmp_path_factory, cache_dir):
     """A run as most people start it, short."""
     arguments = ("--steps", str(STEPS), "--epochs", "2", "--max-clips", "40", "--inject", FAULTS)
-    return Run(tmp_path_factory.mktemp("graph"), *arguments)
+    return Run(tmp_path_factory.mktemp("graph"), cache_dir, *arguments)
 
 
 @pytest.fixture(scope="module")
-def xla_run(tmp_path_factory):
+def xla_run(tmp_path_factory, cache_dir):
     """The same, compiled by XLA, four steps per execution, and without progress bar."""
     arguments = ("--steps", str(STEPS), "--epochs", "2", "--max-clips", "40", "--inject", FAULTS)
-    return Run(tmp_path_factory.mktemp("xla"), *arguments, "--jit", "--steps-per-execution", "4", "--quiet")
+    return Run(tmp_path_factory.mktemp("xla"), cache_dir, *arguments, "--jit", "--steps-per-execution", "4", "--quiet")
 
 
 @pytest.mark.slow
@@ -117,22 +118,22 @@ def test_quiet_has_no_progress_bar(xla_run):
     assert "validation mel loss" in xla_run.out
 
 
-def test_a_folder_without_a_usable_clip_is_a_clear_error(tmp_path):
+def test_a_folder_without_a_usable_clip_is_a_clear_error(tmp_path, cache_dir):
     """Every clip is named with its reason; code 2, no traceback, no run."""
     place = tmp_path / "data"
     (place / "wavs").mkdir(parents=True)
     (place / "wavs" / "one.wav").write_bytes(b"")
     (place / "metadata.csv").write_text("one|Hello.|hello.\ntwo|Hello.|hello.\n")
-    run = Run(tmp_path, "--data", str(place))
+    run = Run(tmp_path, cache_dir, "--data", str(place))
     assert run.code == 2
     assert "2 clips are left out:\n  one: empty file\n  two: no such file\n" in run.out
     assert run.err.startswith("error: 0 usable clips are too few")
     assert not run.folder.exists()
 
 
-def test_a_data_folder_that_is_none_is_a_clear_error(tmp_path):
+def test_a_data_folder_that_is_none_is_a_clear_error(tmp_path, cache_dir):
     """Code 2 and what was expected."""
-    run = Run(tmp_path, "--data", str(tmp_path / "nowhere"))
+    run = Run(tmp_path, cache_dir, "--data", str(tmp_path / "nowhere"))
     assert run.code == 2
     assert "is no folder. Expected one in LJSpeech's layout" in run.err
 
@@ -168,17 +169,17 @@ def test_an_emergency_disable_from_another_thread(tmp_path, capsys):
     assert "operator saw clipping" in capsys.readouterr().out
 
 
-def test_a_run_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
+def test_a_run_folder_that_cannot_be_made_is_a_clear_error(tmp_path, cache_dir):
     """Before the training, not after it."""
     (tmp_path / "file").write_text("")
-    run = Run(tmp_path, "--log-dir", str(tmp_path / "file" / "run"), "--max-clips", "40")
+    run = Run(tmp_path, cache_dir, "--log-dir", str(tmp_path / "file" / "run"), "--max-clips", "40")
     assert run.code == 2
     assert "Give another folder with --log-dir" in run.err
 
 
-def test_a_fault_after_the_last_pass_is_refused(tmp_path):
+def test_a_fault_after_the_last_pass_is_refused(tmp_path, cache_dir):
     """With `--epochs` alone the last step is known only when the data is."""
     with pytest.raises(SystemExit) as stopped:
-        Run(tmp_path, "--epochs", "2", "--max-clips", "40", "--inject", "nan@19")
+        Run(tmp_path, cache_dir, "--epochs", "2", "--max-clips", "40", "--inject", "nan@19")
     assert stopped.value.code == 2
     assert not (tmp_path / "run").exists()
