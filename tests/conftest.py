@@ -95,3 +95,21 @@ def graphs_as_traced():
     options.set_experimental_options({"disable_meta_optimizer": True})
     yield
     options.set_experimental_options({"disable_meta_optimizer": before})
+
+
+@pytest.fixture(scope="module")
+def shelf():
+    """Keeps the traced models of a module until its end."""
+    from traced_models import SHELF
+
+    yield SHELF
+    SHELF.clear()
+
+
+@pytest.fixture
+def traced_models(shelf):
+    """For tests of what is decided and recorded: `make_model` hands out small models that were traced already."""
+    shelf.open = True
+    yield shelf
+    shelf.open = False
+    shelf.take_back()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import tensorflow as tf
+from traced_models import SHELF
 
 import keras_adaptive_weights as kaw
 
@@ -17,14 +18,21 @@ def error_to_target(y_true, y_pred):
 
 def make_model(config=QUICK, cls=kaw.StableModel, loss=None, **kwargs):
     """A model whose loss is the mean of its targets: the data say what the controller sees."""
-    inputs = keras.Input((2,))
-    model = cls(inputs, keras.layers.Dense(1)(inputs))
-    terms = {
-        "mel_loss": kaw.LossTerm(error_to_target, weight=kaw.AdaptiveWeight(2.5, config)),
-        "stop_loss": kaw.LossTerm(error_to_target, weight=1.0),
-    }
-    model.compile(optimizer="sgd", loss=loss or kaw.CompositeLoss(terms, max_loss_spike_threshold=None), **kwargs)
-    return model
+
+    def new():
+        inputs = keras.Input((2,))
+        model = cls(inputs, keras.layers.Dense(1)(inputs))
+        terms = {
+            "mel_loss": kaw.LossTerm(error_to_target, weight=kaw.AdaptiveWeight(2.5, config)),
+            "stop_loss": kaw.LossTerm(error_to_target, weight=1.0),
+        }
+        of_terms = kaw.CompositeLoss(terms, max_loss_spike_threshold=None)
+        model.compile(optimizer="sgd", loss=of_terms if loss is None else loss, **kwargs)
+        return model
+
+    if cls is not kaw.StableModel or loss is not None:
+        return new()
+    return SHELF.take(new, "given losses", config=config, **kwargs)
 
 
 def fit(model, losses, callbacks, **kwargs):

@@ -21,7 +21,7 @@ from keras_adaptive_weights.recording.what_if import what_if
 from keras_adaptive_weights.training.recovery import Guard, ModelRecovery, TrainingStopped
 from keras_adaptive_weights.training.snapshots import MemoryStore
 
-pytestmark = pytest.mark.usefixtures("graphs_as_traced")
+pytestmark = pytest.mark.usefixtures("graphs_as_traced", "traced_models")
 
 NAN = math.nan
 OFTEN = {"every": 20, "keep": 2, "after": 5}

@@ -19,6 +19,8 @@ from keras_adaptive_weights.showing.dashboard.plugin import AdaptiveWeightsPlugi
 from keras_adaptive_weights.showing.report import make_report
 from keras_adaptive_weights.training.checkpoints import last_checkpoint
 
+pytestmark = pytest.mark.usefixtures("traced_models")
+
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
