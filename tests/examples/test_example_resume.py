@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import small_speech
 import train_xtts
 import verify
 from journal_rows import rows_of
@@ -20,28 +21,36 @@ import keras_adaptive_weights as kaw
 from keras_adaptive_weights.journal.lines import encode, outcome_values
 
 EXECUTION, EPOCH, EPOCHS = 2, 16, 3
-KILL_AFTER = EPOCH + 6
-NARROW = f"""
-import functools, sys
-sys.path.insert(0, {str(Path(train_xtts.__file__).parent)!r})
+KILL_AFTER, SECONDS = EPOCH + 6, 0.05  # for an execution: time enough to be killed in
+SMALL = f"""
+import functools, sys, time
+sys.path[:0] = {[str(Path(module.__file__).parent) for module in (train_xtts, small_speech)]!r}
 import tensorflow as tf, train_xtts
 import keras_adaptive_weights as kaw
+from small_speech import SmallSpeech
 from xtts_demo import model
 tf.config.optimizer.set_experimental_options({{"disable_meta_optimizer": True}})  # as `graphs_as_traced`
-model.XTTSModel = functools.partial(model.XTTSModel, width=32, heads=2, encoder_blocks=0, decoder_blocks=1)
+model.XTTSModel = SmallSpeech
 quick = kaw.AdaptiveWeightConfig(warmup_steps=10, cooling_period=6, min_stable_steps=3, loss_smoothing_factor=0.4,
                                  variance_threshold=5.0, significance=1.0, reference_steps=20)
 kaw.XTTSLoss = functools.partial(kaw.XTTSLoss, config=quick)
 train_xtts.speak = lambda *_: None
+
+class Slow(kaw.AdaptiveMelWeightCallback):
+    def on_train_batch_end(self, *given, **named):
+        time.sleep({SECONDS})
+        super().on_train_batch_end(*given, **named)
+
+kaw.AdaptiveMelWeightCallback = Slow
 sys.exit(train_xtts.main(sys.argv[1:]))
 """
 
 
 def start(folder, cache_dir, *more):
-    """Start the example with a narrow model and a controller that soon has something to decide."""
+    """Start the example with a small model, not too fast, and a controller that soon has something to decide."""
     arguments = ["--log-dir", folder / "run", "--cache-dir", cache_dir, "--max-clips", "40", "--batch-size", "4"]
     arguments += ["--steps", EPOCH * EPOCHS, "--epochs", EPOCHS, "--steps-per-execution", EXECUTION, "--quiet", *more]
-    command = [sys.executable, "-c", NARROW, *map(str, arguments)]
+    command = [sys.executable, "-c", SMALL, *map(str, arguments)]
     return Program(command)
 
 
