@@ -13,7 +13,7 @@ from given_losses import QUICK, RISING, error_to_target, fit, make_model
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.operating.control import CONTROL, Switch
 
-pytestmark = pytest.mark.usefixtures("graphs_as_traced")
+pytestmark = pytest.mark.usefixtures("graphs_as_traced", "traced_models")
 
 
 def test_the_variable_the_loss_reads_is_the_one_that_was_decided():
