@@ -1,12 +1,17 @@
 """A batch without a sample, with all weights 0, or all masked is no evidence: the step is left out."""
 
+from typing import NamedTuple
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_training import BATCH, assert_same, batches, make_loss, make_model, values_of
+from small_training import BATCH, assert_same, batches, make_model, values_of
+from traced_models import SHELF
 
 import keras_adaptive_weights as kaw
+
+pytestmark = pytest.mark.usefixtures("traced_models")
 
 MODES = {"eager": {"run_eagerly": True}, "graph": {}, "xla": {"jit_compile": True}}
 
@@ -35,12 +40,25 @@ class Seen:
         self.steps += observations
 
 
+class Run(NamedTuple):
+    """What came of a training: the model itself goes to the next one, which need not be traced."""
+
+    values: dict
+    average: np.ndarray
+    steps: list
+    logs: dict
+    state: object
+
+
 def train(parts, mode, weights=None, **kwargs):
-    model = make_model(loss=make_loss(max_loss_spike_threshold=2.0), dropout=0.5, **{**MODES[mode], **kwargs})
+    model = make_model(dampens=2.0, dropout=0.5, **{**MODES[mode], **kwargs})
     seen = Seen()
     callback = kaw.AdaptiveMelWeightCallback(observers=[seen])
     logs = model.fit(dataset(parts, weights), verbose=0, shuffle=False, callbacks=[callback]).history
-    return model, seen.steps, {name: values[-1] for name, values in logs.items()}, callback
+    (weight,), average = callback._weights.values(), model.loss.total_average.numpy()
+    run = Run(values_of(model), average, seen.steps, {name: values[-1] for name, values in logs.items()}, weight.state)
+    SHELF.take_back()
+    return run
 
 
 @pytest.mark.parametrize("kind", ["no samples", "weights of 0"])
@@ -50,30 +68,27 @@ def test_it_is_as_if_the_batch_had_not_been_there(mode, kind):
     parts = batches(4)
     if kind == "no samples":
         odd = [*parts[:2], without_samples(parts[2]), *parts[2:]]
-        model, seen, logs, callback = train(odd, mode)
-        plain, _, plain_logs, plain_callback = train(parts, mode)
+        plain, run = train(parts, mode), train(odd, mode)
     else:
         odd = [*parts[:2], parts[0], *parts[2:]]
-        model, seen, logs, callback = train(odd, mode, weights_for(odd, {2}))
-        plain, _, plain_logs, plain_callback = train(parts, mode, weights_for(parts, ()))
-    assert_same(values_of(model), values_of(plain))
-    np.testing.assert_array_equal(model.loss.total_average, plain.loss.total_average)
-    assert logs.pop("empty_steps") == 1
-    assert logs == pytest.approx(plain_logs)
-    assert logs["skipped_steps"] == 0
-    assert [(step.empty, step.applied) for step in seen] == [(i == 2, i != 2) for i in range(5)]
-    assert np.isnan(seen[2].loss)
-    (state,), (plain_state,) = ([w.state for w in c._weights.values()] for c in (callback, plain_callback))
-    assert state == plain_state._replace(step=5, empty_steps=1)
+        plain, run = train(parts, mode, weights_for(parts, ())), train(odd, mode, weights_for(odd, {2}))
+    assert_same(run.values, plain.values)
+    np.testing.assert_array_equal(run.average, plain.average)
+    assert run.logs.pop("empty_steps") == 1
+    assert run.logs == pytest.approx(plain.logs)
+    assert run.logs["skipped_steps"] == 0
+    assert [(step.empty, step.applied) for step in run.steps] == [(i == 2, i != 2) for i in range(5)]
+    assert np.isnan(run.steps[2].loss)
+    assert run.state == plain.state._replace(step=5, empty_steps=1)
 
 
 @pytest.mark.parametrize("mode", ["graph", "xla"])
 def test_of_several_steps_per_execution_each_is_told_apart(mode):
     parts = batches(4)
     odd = [parts[0], without_samples(parts[1]), parts[2], without_samples(parts[3])]
-    _, seen, logs, _ = train(odd, mode, steps_per_execution=2)
-    assert [step.empty for step in seen] == [False, True, False, True]
-    assert logs["empty_steps"] == 2
+    run = train(odd, mode, steps_per_execution=2)
+    assert [step.empty for step in run.steps] == [False, True, False, True]
+    assert run.logs["empty_steps"] == 2
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
@@ -81,34 +96,35 @@ def test_loss_scaling_leaves_it_out_as_well(mode):
     keras.config.set_dtype_policy("mixed_float16")
     try:
         parts = batches(3)
-        model, seen, logs, _ = train([parts[0], without_samples(parts[1]), parts[2]], mode)
-        plain, _, plain_logs, _ = train([parts[0], parts[2]], mode)
+        plain = train([parts[0], parts[2]], mode)
+        run = train([parts[0], without_samples(parts[1]), parts[2]], mode)
     finally:
         keras.config.set_dtype_policy("float32")
-    assert [step.empty for step in seen] == [False, True, False]
-    assert_same(values_of(model), values_of(plain))
-    assert (logs.pop("empty_steps"), logs) == (1, pytest.approx(plain_logs, nan_ok=True))
+    assert [step.empty for step in run.steps] == [False, True, False]
+    assert_same(run.values, plain.values)
+    assert (run.logs.pop("empty_steps"), run.logs) == (1, pytest.approx(plain.logs, nan_ok=True))
 
 
 def test_an_epoch_of_nothing_has_no_means():
     parts = [without_samples(part) for part in batches(2)]
-    model, _, logs, _ = train(parts, "graph")
+    run = train(parts, "graph")
+    logs = run.logs
     assert np.isnan([logs["mel_loss"], logs["stop_loss"], logs["gradient_norm"]]).all()
     assert (logs["loss"], logs["empty_steps"], logs["skipped_steps"]) == (0.0, 2, 0), "the loss as plain Keras has it"
-    assert int(model.optimizer.iterations) == 0
+    assert [int(value) for name, value in run.values.items() if name.endswith(" iteration")] == [0]
 
 
 def test_what_is_as_usual_has_no_such_key():
-    assert "empty_steps" not in train(batches(2), "graph")[2]
+    assert "empty_steps" not in train(batches(2), "graph").logs
 
 
 def test_a_step_that_is_empty_is_never_a_skipped_one():
     """Twenty skips in a row end the training; empty batches do not, nor do they end a row of skips."""
     parts = batches(30)
     odd = [without_samples(part) if i % 2 else (part[0] * np.nan, part[1]) for i, part in enumerate(parts)]
-    _, seen, logs, _ = train(odd, "graph")
-    assert (logs["skipped_steps"], logs["empty_steps"]) == (15, 15)
-    assert {step.non_finite is None for step in seen if step.empty} == {True}
+    run = train(odd, "graph")
+    assert (run.logs["skipped_steps"], run.logs["empty_steps"]) == (15, 15)
+    assert {step.non_finite is None for step in run.steps if step.empty} == {True}
 
 
 def test_a_loss_of_keras_leaves_out_a_batch_without_a_sample():
