@@ -17,7 +17,7 @@ from small_training import batches, fit, make_model, squared_error
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.runtime.packed_logs import PackedLogs
 
-pytestmark = pytest.mark.usefixtures("all_tricks")
+pytestmark = pytest.mark.usefixtures("all_tricks", "traced_models")
 FIRST, *OTHERS = batches(4)
 VARIABLE = keras.Variable(3.0)
 
@@ -29,6 +29,14 @@ class OwnLogs(kaw.StableModel):
 
     def train_step(self, data):
         return {**super().train_step(data), **self.own()}
+
+
+def least_model(cls, **compile_kwargs):
+    """As little as can be trained, and so to be traced, for what hangs on the class alone."""
+    inputs = keras.Input((4,))
+    model = cls(inputs, keras.layers.Dense(3)(inputs))
+    model.compile(keras.optimizers.SGD(0.01), loss="mse", **compile_kwargs)
+    return model
 
 
 def train_function(model, data=FIRST):
@@ -154,7 +162,7 @@ def test_a_function_traced_for_another_batch_keeps_its_names():
 )
 def test_logs_of_ones_own(own, packed):
     """Scalars are packed along; with anything else among them all stay as they are."""
-    model = make_model(OwnLogs)
+    model = least_model(OwnLogs)
     model.own = own
     function, iterator = train_function(model)
     logs = function(iterator)
@@ -221,7 +229,7 @@ def test_logs_that_hold_variables(monkeypatch, arguments, plain):
     monkeypatch.setenv("KAW_PLAIN", plain)
     seen = []
     keep = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(logs))
-    model = make_model(LogsItsRate, metrics=[TargetSum()], **arguments)
+    model = least_model(LogsItsRate, metrics=[TargetSum()], **arguments)
     history = fit(model, [FIRST, *OTHERS], callbacks=[keep]).history
     sums = np.cumsum([np.sum(y) for _, y in (FIRST, *OTHERS)])
     steps = arguments.get("steps_per_execution", 1)

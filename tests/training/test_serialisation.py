@@ -23,7 +23,7 @@ from small_training import batches, fit, make_loss, make_model, values_of
 
 import keras_adaptive_weights as kaw
 
-pytestmark = pytest.mark.usefixtures("graphs_as_traced")
+pytestmark = pytest.mark.usefixtures("graphs_as_traced", "traced_models")
 
 QUICK = kaw.AdaptiveWeightConfig(warmup_steps=5, cooling_period=4, min_stable_steps=2, loss_smoothing_factor=0.4)
 
