@@ -21,6 +21,8 @@ from small_training import (
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.training.finiteness import first_non_finite
 
+pytestmark = pytest.mark.usefixtures("traced_models")
+
 
 @pytest.mark.parametrize("optimizer", ["adam", "momentum", "clipped", "accumulating"])
 @pytest.mark.parametrize("eager", [True, False])
@@ -170,8 +172,7 @@ def test_a_spike_raises_its_own_threshold_no_further_than_the_threshold():
 
 
 def test_evaluation_changes_neither_weights_nor_state():
-    loss = make_loss(max_loss_spike_threshold=2.0)
-    model = make_model(loss=loss)
+    loss = (model := make_model(dampens=2.0)).loss
     fit(model, batches(5))
     weights, state, average = values_of(model), loss.adaptive_weights["mel_loss"].to_dict(), loss.total_average.numpy()
     results = model.evaluate(*batches(1, seed=9)[0], verbose=0, return_dict=True)
@@ -311,8 +312,7 @@ def test_the_norm_of_few_and_of_many_numbers(jit, shape):
 
 
 def test_the_loss_travels_with_the_model_file(tmp_path):
-    loss = make_loss(max_loss_spike_threshold=2.0)
-    model = make_model(loss=loss)
+    loss = (model := make_model(dampens=2.0)).loss
     fit(model, batches(5), callbacks=[kaw.AdaptiveMelWeightCallback()])
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", custom_objects={"StableModel": kaw.StableModel})
@@ -365,7 +365,7 @@ def test_the_mean_of_a_term_is_over_the_batches_that_have_it():
 def test_dampened_steps_are_counted_where_dampening_was_asked_for():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(320, 4)).astype("float32"), rng.standard_t(1.5, size=(320, 3)).astype("float32")
-    model, seen = make_model(loss=make_loss(max_loss_spike_threshold=2.0)), []
+    model, seen = make_model(dampens=2.0), []
 
     class See:
         def observe(self, observations, decision):
