@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from modes import CONFIG, STEPS, WEIGHTS
+from modes import CONFIG, WEIGHTS
 
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.deciding.joint_envelope import JointEnvelope
@@ -79,7 +79,7 @@ def decided_otherwise(mode, run, hand):
     for step, (terms, norm, _) in enumerate(hand, 1):
         applied, told = bool(np.isfinite(norm)), measured.get(step, {})
         seen.append(kaw.JointObservation(step, terms, None, norm, told, applied, loss_scaling=not applied))
-    groups = [seen[i : i + mode.steps] for i in range(0, STEPS, mode.steps)]
+    groups = [seen[i : i + mode.steps] for i in range(0, mode.length, mode.steps)]
     if len(groups) != len(run.decisions):
         return np.inf
     for group, decided in zip(groups, run.decisions, strict=True):

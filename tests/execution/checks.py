@@ -10,7 +10,7 @@ import balanced
 import keras
 import numpy as np
 import tensorflow as tf
-from modes import BATCH, CONFIGS, STEPS, TERMS, WEIGHTS, bad_batch, data, dataset, make_model
+from modes import BATCH, CONFIGS, TERMS, WEIGHTS, bad_batch, data, dataset, make_model
 
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.deciding import guide_rule
@@ -84,7 +84,7 @@ def train(mode, strategy=None):
         model = make_model(mode, kaw.StableModel)
     watch = Watch()
     callbacks = [kaw.AdaptiveWeightCallback(observers=[watch]), watch]
-    model.fit(dataset(*data()), verbose=0, callbacks=callbacks)
+    model.fit(dataset(*data(mode.length)), verbose=0, callbacks=callbacks)
     before, scale = copies(model), scaling_state(model)
     rows = [(row.terms, row.total, row.gradient_norm, row.non_finite is None) for row in watch.rows]
     decisions, norms, (parameters, statistics) = list(watch.decisions), list(watch.norms), values(model)
@@ -99,7 +99,7 @@ def train(mode, strategy=None):
 def plain(mode):
     """Train plain Keras on the same: parameters, statistics, and loss scales as in `Run`."""
     model = make_model(mode, keras.Model)
-    model.fit(dataset(*data()), verbose=0)
+    model.fit(dataset(*data(mode.length)), verbose=0)
     parameters, statistics = values(model)
     scale = scaling_state(model)
     if scale:
@@ -118,21 +118,20 @@ def by_hand(mode):
     model = make_model(mode, keras.Model)
     optimizer, variables = model.optimizer, model.trainable_variables
     optimizer.build(variables)
-    x, y = data()
-    rows = []
-    for i in range(0, STEPS * BATCH, BATCH):
+    x, y = data(mode.length)
+    rows, each = [], mode.losses == "balanced"
+    for i in range(0, len(x), BATCH):
         statistics = values(model)[1]
         inputs, targets = x[i : i + BATCH], y[i : i + BATCH]
-        with tf.GradientTape(persistent=True) as tape:
+        with tf.GradientTape(persistent=each) as tape:
             outputs = tf.cast(model(inputs, training=True), tf.float32)
             terms = {name: tf.reduce_mean(fn(targets, outputs)) for name, fn in TERMS.items()}
-            parts = {name: optimizer.scale_loss(WEIGHTS[name] * term) for name, term in terms.items()}
+            parts = {name: optimizer.scale_loss(WEIGHTS[name] * term) for name, term in terms.items() if each}
             scaled = optimizer.scale_loss(sum(WEIGHTS[name] * term for name, term in terms.items()))
         scale = float(optimizer.dynamic_scale) if mode.dtype == "mixed_float16" else 1.0
         gradients = tape.gradient(scaled, variables)
-        norm, norms = norm_of(gradients, scale), {}
-        if mode.losses == "balanced":
-            norms = {n: norm_of(tape.gradient(part, variables), scale) / WEIGHTS[n] for n, part in parts.items()}
+        norm = norm_of(gradients, scale)
+        norms = {n: norm_of(tape.gradient(part, variables), scale) / WEIGHTS[n] for n, part in parts.items()}
         optimizer.apply(gradients, variables)
         if not np.isfinite(norm):
             for variable, value in zip(model.layers[2].non_trainable_variables, statistics, strict=True):
@@ -150,7 +149,7 @@ def check(mode, run):
     """Compare a run with plain Keras, with the values by hand, and with the pure controller."""
     alone = mode._replace(machine="one device")
     exact = mode.execution == "eager"
-    parameters, statistics, scale = plain(alone)
+    parameters, statistics, scale = plain(alone._replace(losses="one of ours"))  # it knows no balance
     rows, kept = by_hand(alone._replace(execution="eager", steps=1))
     if mode.dtype == "mixed_float16":
         statistics = kept
@@ -199,7 +198,7 @@ def decision_deviation(mode, run, hand):
         for step, (terms, norm, _) in enumerate(hand, 1):
             applied = bool(np.isfinite(norm))
             seen.append(kaw.Observation(step, terms[name], None, norm, applied=applied, loss_scaling=not applied))
-        groups = [seen[i : i + mode.steps] for i in range(0, STEPS, mode.steps)]
+        groups = [seen[i : i + mode.steps] for i in range(0, mode.length, mode.steps)]
         wrong += unlike(len(groups), len(actual))
         for group, decided in zip(groups, actual, strict=False):
             state, decision = guide_rule.step(config, state, group)

@@ -31,7 +31,7 @@ def compared(mode, model):
 def plain(mode):
     """Train plain Keras: parameters and statistics, History, and the loss scale after it and after a bad batch."""
     model = make_model(mode, keras.Model)
-    history = model.fit(dataset(*as_targets(*data())), verbose=0).history
+    history = model.fit(dataset(*as_targets(*data(mode.length))), verbose=0).history
     found, scale = compared(mode, model), scaling_state(model)
     if scale:
         model.fit(dataset(*as_targets(*bad_batch())), verbose=0)
@@ -43,7 +43,7 @@ def check_of_keras(mode, strategy=None):
     with strategy.scope() if strategy else contextlib.nullcontext():
         model = make_model(mode, kaw.StableModel)
     callbacks = [kaw.AdaptiveWeightCallback("mel_loss")]
-    history = model.fit(dataset(*as_targets(*data())), verbose=0, callbacks=callbacks).history
+    history = model.fit(dataset(*as_targets(*data(mode.length))), verbose=0, callbacks=callbacks).history
     ours, before, scale = compared(mode, model), copies(model), scaling_state(model)
     model.fit(dataset(*as_targets(*bad_batch())), verbose=0, callbacks=callbacks)
     changed = [name for name, copy in copies(model).items() if not same_bits(before[name], copy)]
