@@ -11,7 +11,7 @@ from small_training import BATCH, assert_same, batches, fit, make_model, values_
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.training import train_step
 
-pytestmark = pytest.mark.usefixtures("all_tricks")
+pytestmark = pytest.mark.usefixtures("all_tricks", "traced_models")
 DATA = batches(7)
 
 
