@@ -20,7 +20,7 @@ from keras_adaptive_weights.showing.picture import draw_run
 from keras_adaptive_weights.showing.report import make_report, to_text
 from keras_adaptive_weights.showing.view import view
 
-pytestmark = pytest.mark.usefixtures("graphs_as_traced")
+pytestmark = pytest.mark.usefixtures("graphs_as_traced", "traced_models")
 
 RAISED = 2.5 * 1.05
 LOWERED = 2.5 / 1.05
