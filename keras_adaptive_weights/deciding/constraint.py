@@ -60,8 +60,10 @@ class Constraint:
         owner = type(self).__name__
         if not isinstance(self.term, str):
             raise TypeError(f"{owner}: argument `term` must be a term's name. Received: term={self.term!r}.")
-        check_number(owner, "at_most", self.at_most, low=0.0, open_low=True)
-        check_number(owner, "cooling_period", self.cooling_period, low=1, integer=True)
+        limit = check_number(owner, "at_most", self.at_most, low=0.0, open_low=True)
+        cooling_period = check_number(owner, "cooling_period", self.cooling_period, low=1, integer=True)
+        object.__setattr__(self, "at_most", limit)
+        object.__setattr__(self, "cooling_period", cooling_period)
 
     def initial(self, terms: Sequence[Term]) -> ConstraintState:
         """Return the state before the first step.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
@@ -265,22 +265,6 @@ class Observation(NamedTuple):
             and (self.total_loss is None or math.isfinite(self.total_loss))
             and (self.gradient_norm is None or math.isfinite(self.gradient_norm))
         )
-
-
-def all_observations(owner: str, name: str, given: Any) -> Sequence[Observation]:
-    """Return observations that were given, if that is what they are.
-
-    Raises:
-        TypeError: Something else, or a single one.
-    """
-    if isinstance(given, Iterable) and not isinstance(given, Observation):
-        seen = given if isinstance(given, Sequence) else list(given)
-        if all(isinstance(each, Observation) for each in seen):
-            return seen
-    raise TypeError(
-        f"{owner}: argument `{name}` must be a sequence of Observations. Received: {name}={given!r:.200}. Write "
-        f"`{name}=[Observation(step=1, loss=0.8), ...]`, `[observation]` for a single one."
-    )
 
 
 class Decision(NamedTuple):

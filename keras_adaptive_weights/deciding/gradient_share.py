@@ -8,7 +8,7 @@ from typing import Any
 
 from keras_adaptive_weights.deciding.config import check_number
 from keras_adaptive_weights.deciding.joint import JointObservation, Term, Weights
-from keras_adaptive_weights.deciding.shares import ShareState, check_steps, initial_state, propose
+from keras_adaptive_weights.deciding.shares import ShareState, initial_state, keep_steps, propose
 from keras_adaptive_weights.deciding.strategy import Proposal
 
 _SLACK = 1e-9  # what shares that add up to 1 may be off by rounding
@@ -46,7 +46,7 @@ class GradientShare:
     def __post_init__(self) -> None:
         """Validate every field."""
         owner = type(self).__name__
-        check_steps(owner, self.measure_every, self.calibrate_steps)
+        keep_steps(self)
         if self.shares is None:
             return
         if not isinstance(self.shares, Mapping) or not self.shares:
@@ -54,14 +54,19 @@ class GradientShare:
                 f"{owner}: argument `shares` must be a dictionary of terms and their parts of the gradient, or None "
                 f'for equal parts. Received: shares={self.shares!r}. Write `{owner}({{"mel_loss": 0.6}})`.'
             )
-        for name, share in self.shares.items():
-            check_number(owner, f"shares[{name!r}]", share, low=0.0, high=1.0, open_low=True, open_high=True)
-        if sum(self.shares.values()) > 1.0 + _SLACK:
-            raise ValueError(
-                f"{owner}: argument `shares` must add up to 1 at most. Received: shares={dict(self.shares)!r}, "
-                f"which add up to {sum(self.shares.values()):g}."
+        if others := [name for name in self.shares if not isinstance(name, str)]:
+            raise TypeError(
+                f"{owner}: argument `shares` must have names of terms as its keys. Received: {others[0]!r} of type "
+                f'{type(others[0]).__name__}. Write `{owner}({{"mel_loss": 0.6}})`.'
             )
-        object.__setattr__(self, "shares", dict(self.shares))
+        bounds: dict[str, Any] = {"low": 0.0, "high": 1.0, "open_low": True, "open_high": True}
+        shares = {name: check_number(owner, f"shares[{name!r}]", s, **bounds) for name, s in self.shares.items()}
+        if sum(shares.values()) > 1.0 + _SLACK:
+            raise ValueError(
+                f"{owner}: argument `shares` must add up to 1 at most. Received: shares={shares!r}, which add up to "
+                f"{sum(shares.values()):g}."
+            )
+        object.__setattr__(self, "shares", shares)
 
     def initial(self, terms: Sequence[Term]) -> ShareState:
         """Return the state before the first step.

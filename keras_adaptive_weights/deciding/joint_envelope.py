@@ -42,12 +42,15 @@ from keras_adaptive_weights.deciding.strategy import (
     Strategy,
     checked_proposal,
     checked_state,
+    checked_step,
     plain,
     restored_state,
 )
 
 _LARGEST = 1e200
 """What a loss counts at most: no weighted sum of such is infinite."""
+_ALL_LOOKED_AT, _LOOKED_AT_EVERY = 10, 100
+"""First steps in all of which a strategy's state is seen to be one that can be stored; then it is once in so many."""
 _CALIBRATE_BEHIND = frozenset({None, Reason.WARMUP, Reason.HIGH_VARIANCE, Reason.UNSTABLE, Reason.COLLECTING})
 
 
@@ -260,7 +263,9 @@ class JointEnvelope:
     def _taught(self, state: JointState, observations: Sequence[JointObservation]) -> JointState:
         """Let the strategy take in what was seen, and keep what it proposes."""
         try:
-            known, news = self.strategy.step(state.strategy, observations)
+            known, news = checked_step(self.strategy.step(state.strategy, observations), self.name)
+            if state.core.step <= _ALL_LOOKED_AT or state.core.step % _LOOKED_AT_EVERY < len(observations):
+                checked_state(known, self.name, "step")
             if news is not None:
                 news = checked_proposal(news, self._adaptive, self.name)
         except Exception as error:

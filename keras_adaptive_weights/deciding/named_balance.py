@@ -26,9 +26,10 @@ def balance_of(text: str) -> Any:
     kind, _, rest = text.partition(":")
     if not rest and kind in ("guide", "auto", "sqrt") and ":" not in text:
         return {"guide": None, "auto": GradientShare(), "sqrt": SqrtLoss()}[kind]
+    parts = [part.rpartition("=") for part in rest.split(",")]
     try:
-        values = {name: float(value) for name, value in (part.rsplit("=", 1) for part in rest.split(","))}
-        if kind == "share" and len(values) == len(rest.split(",")):
+        values = {name: float(value) for name, equals, value in parts if equals}
+        if kind == "share" and len(values) == len(parts):
             return GradientShare(values)
         if kind == "constraint" and len(values) == 1:
             ((term, limit),) = values.items()

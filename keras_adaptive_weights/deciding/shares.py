@@ -137,15 +137,19 @@ class ShareState(NamedTuple):
     measured: Measurements = Measurements()
 
 
-def check_steps(owner: str, measure_every: Any, calibrate_steps: Any) -> None:
-    """Refuse numbers of steps that are out of bounds.
+def keep_steps(strategy: Any) -> None:
+    """Turn a frozen strategy's numbers of steps into integers of Python's own, as a record wants them.
 
     Raises:
         TypeError: Not an integer.
         ValueError: Out of bounds.
     """
-    check_number(owner, "measure_every", measure_every, low=1, high=_MOST_STEPS, integer=True)
-    check_number(owner, "calibrate_steps", calibrate_steps, low=FEW, high=1000, integer=True, optional=True)
+    owner = type(strategy).__name__
+    every = check_number(owner, "measure_every", strategy.measure_every, low=1, high=_MOST_STEPS, integer=True)
+    first = strategy.calibrate_steps
+    first = check_number(owner, "calibrate_steps", first, low=FEW, high=1000, integer=True, optional=True)
+    object.__setattr__(strategy, "measure_every", every)
+    object.__setattr__(strategy, "calibrate_steps", first)
 
 
 def initial_state(owner: str, terms: Sequence[Term]) -> ShareState:

@@ -9,7 +9,7 @@ from typing import Annotated, NamedTuple
 
 from keras_adaptive_weights.deciding.joint import JointObservation, Term, Weights
 from keras_adaptive_weights.deciding.plain_records import MAY_OVERFLOW
-from keras_adaptive_weights.deciding.shares import ShareState, check_steps, initial_state, propose
+from keras_adaptive_weights.deciding.shares import ShareState, initial_state, keep_steps, propose
 from keras_adaptive_weights.deciding.strategy import Proposal
 
 
@@ -59,7 +59,7 @@ class SqrtLoss:
 
     def __post_init__(self) -> None:
         """Validate every field."""
-        check_steps(type(self).__name__, self.measure_every, self.calibrate_steps)
+        keep_steps(self)
 
     def initial(self, terms: Sequence[Term]) -> SqrtState:
         """Return the state before the first step.

@@ -120,7 +120,21 @@ def restored_state(state: T, values: Any, owner: str) -> T:
     return read_record(type(state), values, owner)
 
 
-def checked_state(state: T, owner: str) -> T:
+def checked_step(result: Any, owner: str) -> tuple[Any, Any]:
+    """Return the next state and what is proposed, if that is what `step` returned.
+
+    Raises:
+        ValueError: Something else.
+    """
+    if isinstance(result, tuple) and len(result) == 2 and not isinstance(result, Proposal):
+        return result
+    raise ValueError(
+        f"{owner}.step: must return the next state, and a `Proposal` or None. Received: {result!r:.300}. Write "
+        "`return state, Proposal({name: Target(0.5)})`."
+    )
+
+
+def checked_state(state: T, owner: str, method: str = "initial") -> T:
     """Return a state that can be stored and read back.
 
     Raises:
@@ -130,7 +144,7 @@ def checked_state(state: T, owner: str) -> T:
         restored_state(state, json.loads(json.dumps(plain(state))), owner)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{owner}.initial: must return a state that can be stored: a NamedTuple of numbers, truth values, tuples "
+            f"{owner}.{method}: must return a state that can be stored: a NamedTuple of numbers, truth values, tuples "
             f"of numbers, mappings from names to these and such records, each field annotated, or (). {error}"
         ) from error
     return state
@@ -146,7 +160,7 @@ def checked_proposal(proposal: Proposal, adaptive: Collection[str], owner: str) 
         targets = {name: Target(*map(float, target)) for name, target in proposal.targets.items()}
         evidence = {str(name): float(value) for name, value in proposal.evidence.items()}
         proposal = Proposal(targets, bool(proposal.calibrate), evidence)
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(
             f"{owner}.step: must propose None or a `Proposal` of `Target`s and evidence that are numbers, as "
             f"`Proposal({{name: Target(0.5)}})`. Received: {proposal!r:.300}: {error}"

@@ -12,8 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig, TrainingConfig, XTTSConfig
-from keras_adaptive_weights.deciding.decision import Decision, Observation, all_observations
+from keras_adaptive_weights.deciding.decision import Decision, Observation
 from keras_adaptive_weights.deciding.guide_envelope import GuideEnvelope
+from keras_adaptive_weights.deciding.observations import all_observations
 from keras_adaptive_weights.deciding.state import ControllerState, initial_state
 from keras_adaptive_weights.losses.controlled import LOCK, Controlled
 

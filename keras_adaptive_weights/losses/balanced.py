@@ -11,6 +11,7 @@ from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Action
 from keras_adaptive_weights.deciding.joint import JointDecision, JointObservation, Term, Weights
 from keras_adaptive_weights.deciding.joint_envelope import JointEnvelope, JointState
+from keras_adaptive_weights.deciding.observations import all_joint_observations
 from keras_adaptive_weights.deciding.state import ControllerState
 from keras_adaptive_weights.deciding.strategy import Strategy
 from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
@@ -100,11 +101,7 @@ class BalancedWeights(Controlled[JointState, JointDecision]):
             TypeError: Something else among them.
             ValueError: No observations.
         """
-        if not all(isinstance(seen, JointObservation) for seen in observations):
-            raise TypeError(
-                "BalancedWeights.observe: argument `observations` must be a sequence of JointObservations. Received: "
-                f"observations={observations!r}."
-            )
+        observations = all_joint_observations("BalancedWeights.observe", "observations", observations)
         return self._observe(observations)
 
     def go_on_from_each(self, states: Mapping[str, Saved]) -> None:

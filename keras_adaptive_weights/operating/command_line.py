@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import math
 import os
 import socket
 import sys
@@ -113,9 +114,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0.0 <= value <= 86_400.0:
-        raise argparse.ArgumentTypeError(f"must be between 0 and 86400, received {text}")
+        raise argparse.ArgumentTypeError(f"must be a number between 0 and 86400, received {text}")
     return value
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from keras_adaptive_weights.deciding import guide_rule
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
-from keras_adaptive_weights.deciding.decision import Action, Decision, Observation, all_observations
+from keras_adaptive_weights.deciding.decision import Action, Decision, Observation
 from keras_adaptive_weights.deciding.described_strategy import described
 from keras_adaptive_weights.deciding.guide_envelope import GuideEnvelope
 from keras_adaptive_weights.deciding.joint import JointDecision, Term
 from keras_adaptive_weights.deciding.joint_envelope import JointEnvelope
+from keras_adaptive_weights.deciding.observations import all_observations
 from keras_adaptive_weights.deciding.state import initial_state
 from keras_adaptive_weights.deciding.strategy import Strategy
 from keras_adaptive_weights.journal.header import Header, TermStart

@@ -89,9 +89,12 @@ class ModelRecovery:
         """Validate the arguments."""
         owner = type(self).__name__
         for name in ("every", "keep", "after", "loss_steps", "max_recoveries"):
-            check_number(owner, name, getattr(self, name), low=1, integer=True)
-        check_number(owner, "loss_factor", self.loss_factor, low=1.5, open_low=True, optional=True)
-        check_number(owner, "learning_rate_factor", self.learning_rate_factor, low=0.0, high=1.0, open_low=True)
+            object.__setattr__(self, name, check_number(owner, name, getattr(self, name), low=1, integer=True))
+        loss_factor = check_number(owner, "loss_factor", self.loss_factor, low=1.5, open_low=True, optional=True)
+        rate_factor = self.learning_rate_factor
+        rate_factor = check_number(owner, "learning_rate_factor", rate_factor, low=0.0, high=1.0, open_low=True)
+        object.__setattr__(self, "loss_factor", loss_factor)
+        object.__setattr__(self, "learning_rate_factor", rate_factor)
         if self.directory is not None and not isinstance(self.directory, (str, os.PathLike)):
             raise TypeError(
                 f"{owner}: argument `directory` must be a path or None. Received: directory={self.directory!r}."

@@ -87,7 +87,12 @@ def picked_variables(balance: Any, variables: Sequence[Any]) -> list[Any]:
     if wanted is None:
         return variables
     if callable(wanted) and not isinstance(wanted, keras.layers.Layer):
-        places = list(wanted(list(variables)))
+        places = wanted(list(variables))
+        if not isinstance(places, (list, tuple)):
+            raise TypeError(
+                f"{type(balance).__name__}: argument `variables`, a function, must return a list of variables. "
+                f"Received: {places!r:.200} of type {type(places).__name__}. Write `return [...]`."
+            )
     else:
         places = list(wanted) if isinstance(wanted, (list, tuple)) else [wanted]
     if not places:

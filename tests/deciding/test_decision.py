@@ -7,7 +7,7 @@ import re
 import pytest
 
 from keras_adaptive_weights import Action, Decision, Observation, Reason
-from keras_adaptive_weights.deciding.decision import all_observations, checked_note
+from keras_adaptive_weights.deciding.decision import checked_note
 
 ACTION_CODES = {
     "hold": 0,
@@ -160,22 +160,3 @@ def test_a_decision_names_its_term_where_somebody_said_it():
     assert named.to_dict()["term"] == "mel\nloss"
     assert Decision.from_dict(named.to_dict()) == named
     assert "term" not in decision().to_dict()
-
-
-SEEN = Observation(1, 0.8)
-
-
-@pytest.mark.parametrize("given", [[SEEN], (SEEN, SEEN), iter([SEEN]), []])
-def test_observations_come_in_any_iterable(given):
-    kept = given if isinstance(given, (list, tuple)) else [SEEN]
-    assert list(all_observations("replay", "source", given)) == list(kept)
-
-
-@pytest.mark.parametrize("given", [SEEN, 5, None, [SEEN, 0.8]])
-def test_anything_else_is_refused_with_the_line_to_write(given):
-    message = (
-        r"^replay: argument `source` must be a sequence of Observations\. Received: source=.*\. Write "
-        r"`source=\[Observation\(step=1, loss=0\.8\), \.\.\.\]`, `\[observation\]` for a single one\.$"
-    )
-    with pytest.raises(TypeError, match=message):
-        all_observations("replay", "source", given)

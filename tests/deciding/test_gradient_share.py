@@ -18,6 +18,7 @@ NORMS = {"a": 2.0, "b": 0.5, "f": 3.0, "g": 1.0}
         (0.6, TypeError, "`shares` must be a dictionary"),
         ({}, TypeError, "`shares` must be a dictionary"),
         ({"a": "0.6"}, TypeError, r"`shares\['a'\]` must be a number"),
+        ({1: 0.6}, TypeError, "`shares` must have names of terms"),
         ({"a": 0.0}, ValueError, r"`shares\['a'\]` must be a number in \(0, 1\)"),
         ({"a": 1.0}, ValueError, r"`shares\['a'\]` must be a number in \(0, 1\)"),
         ({"a": math.nan}, ValueError, r"`shares\['a'\]`"),

@@ -33,5 +33,6 @@ def test_a_text_names_a_balance(text, balance):
     ],
 )
 def test_a_text_that_names_none_is_refused_with_what_there_is(text):
-    with pytest.raises(ValueError, match=r"a balance must be one of guide, auto, share:TERM=PART.*Received: '"):
+    with pytest.raises(ValueError, match=r"a balance must be one of guide, auto, share:TERM=PART.*Received: '") as it:
         balance_of(text)
+    assert "unpack" not in str(it.value), "nobody is told of our own code"

@@ -3,17 +3,22 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 from joint_streams import ADAPTIVE, QUICK, play, steady, through_json
 
+from keras_adaptive_weights.deciding.constraint import Constraint
 from keras_adaptive_weights.deciding.decision import Reason
+from keras_adaptive_weights.deciding.described_strategy import describe, described
+from keras_adaptive_weights.deciding.gradient_share import GradientShare
 from keras_adaptive_weights.deciding.joint import JointObservation, Term
 from keras_adaptive_weights.deciding.joint_envelope import JointEnvelope
 from keras_adaptive_weights.deciding.plain_records import read_record
+from keras_adaptive_weights.deciding.sqrt_loss import SqrtLoss
 from keras_adaptive_weights.deciding.strategy import Proposal, Strategy, Target, plain
 
 
@@ -171,3 +176,51 @@ class Outer(NamedTuple):
 def test_a_state_survives_json():
     state = Outer(Inner(1.0, (2.0,)), {"a": (1.0, 2.0)}, {"b": Inner(3.0)}, on=True)
     assert read_record(Outer, json.loads(json.dumps(plain(state))), "Outer") == state
+
+
+@pytest.mark.parametrize(
+    ("strategy", "alike"),
+    [
+        (GradientShare({"a": np.float32(0.5)}), {"shares": {"a": 0.5}}),
+        (GradientShare(measure_every=np.int64(9)), {"measure_every": 9}),
+        (GradientShare(calibrate_steps=np.int32(7)), {"calibrate_steps": 7}),
+        (Constraint("a", at_most=np.float64(1.5), cooling_period=np.int8(3)), {"at_most": 1.5, "cooling_period": 3}),
+        (Constraint("a", at_most=Fraction(1, 4)), {"at_most": 0.25}),
+        (SqrtLoss(measure_every=np.int64(9), calibrate_steps=np.uint8(7)), {"measure_every": 9, "calibrate_steps": 7}),
+    ],
+)  # fmt: skip
+def test_numbers_of_whatever_class_can_be_recorded(strategy, alike):
+    assert described(json.loads(json.dumps(describe(strategy)))) == replace(strategy, **alike)
+
+
+class Odd:
+    """Returns what it was made with."""
+
+    def __init__(self, *returned):
+        self.returned = returned
+
+    def initial(self, terms):
+        return Logs()
+
+    def step(self, state, observations):
+        return self.returned[0] if len(self.returned) == 1 else self.returned
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        (Odd(None), r"must return the next state, and a `Proposal` or None\. Received: None\."),
+        (Odd(Proposal()), r"must return the next state, and a `Proposal` or None"),
+        (Odd(Logs(), None, None), r"must return the next state, and a `Proposal` or None"),
+        (Odd(Logs({"a": np.float32(1.0)}), None), r"must return a state that can be stored.*float32"),
+        (
+            Odd(Logs({"a": math.nan}), None),
+            r"must return a state that can be stored.*`of` must be a finite number",
+        ),
+        (Odd(Logs(), Proposal({"a": Target(10**400)})), r"must propose None or a `Proposal`.*too large"),
+    ],
+)
+def test_a_mistake_in_what_a_step_returns_is_named_at_once(strategy, message):
+    envelope = JointEnvelope(strategy, ADAPTIVE, QUICK)
+    with pytest.raises(ValueError, match=f"^Odd.step: {message}"):
+        play(envelope, steady(1, {"a": 1.0, "b": 1.0}))

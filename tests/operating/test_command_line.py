@@ -81,6 +81,12 @@ def test_wrong_usage_is_exit_code_2(capsys, arguments):
     assert "usage:" in err
 
 
+@pytest.mark.parametrize("seconds", ["-1", "nan", "1e400", "abc"])
+def test_a_timeout_that_is_none_is_named(capsys, seconds):
+    _, _, err = called(capsys, "disable", ".", "--reason", "x", "--timeout", seconds)
+    assert err.endswith(f"--timeout: must be a number between 0 and 86400, received {seconds}\n")
+
+
 @pytest.mark.parametrize("arguments", [("report",), ("status",), ("replay",), ("disable", "--reason", "x")])
 def test_where_no_run_is_it_fails_with_one_line(capsys, tmp_path, arguments):
     code, out, err = called(capsys, arguments[0], tmp_path, *arguments[1:])

@@ -239,6 +239,7 @@ def test_the_variables_are_picked_by(name, eager):
         (["trunk", "trunk/kern"], ValueError, r"Received: 'trunk/kern'"),
         ([], ValueError, r"Received: \[\]"),
         (lambda variables: [], ValueError, r"Received: <function"),
+        (lambda variables: None, TypeError, r"must return a list of variables\. Received: None"),
         ([3], TypeError, r"must hold names, layers or variables\. Received: 3 of type int"),
     ],
 )
