@@ -88,14 +88,7 @@ class LossTerm:
             raise TypeError(
                 f"LossTerm: argument `measures` must be callable or None. Received: measures={self.measures!r}."
             )
-        if tf.is_tensor(self.weight) or isinstance(self.weight, tf.Variable):
-            raise TypeError(
-                f"LossTerm: argument `weight` must be a number or an AdaptiveWeight. Received: weight={self.weight!r} "
-                f"of type {type(self.weight).__name__}. Write `weight=AdaptiveWeight(...)` for a weight that moves in "
-                "training, or `weight=float(...)` for one that does not."
-            )
-        if not isinstance(self.weight, AdaptiveWeight):
-            object.__setattr__(self, "weight", check_number("LossTerm", "weight", self.weight, low=0.0))
+        object.__setattr__(self, "weight", checked_weight("LossTerm", "weight", self.weight))
         if not isinstance(self.requires, tuple) or not all(isinstance(key, str) for key in self.requires):
             raise TypeError(
                 f"LossTerm: argument `requires` must be a tuple of keys, as in ('mel_target',). Received: "
@@ -110,6 +103,24 @@ class LossTerm:
     def takes_part(self, y_true: Any, y_pred: Any) -> bool:
         """Whether all required keys are there."""
         return all(_has(y_true, key) or _has(y_pred, key) for key in self.requires)
+
+
+def checked_weight(owner: str, name: str, weight: Any) -> Any:
+    """Return an `AdaptiveWeight` as it is, and a number of at least 0 as one of Python's own.
+
+    Raises:
+        TypeError: Something else.
+        ValueError: A number below 0, NaN or infinite.
+    """
+    if isinstance(weight, AdaptiveWeight):
+        return weight
+    if tf.is_tensor(weight) or isinstance(weight, tf.Variable) or weight is AdaptiveWeight:
+        raise TypeError(
+            f"{owner}: argument `{name}` must hold numbers or AdaptiveWeights. Received: {name}={weight!r} of type "
+            f"{type(weight).__name__}. Write `AdaptiveWeight(2.5)` for a weight that moves in training, or "
+            "`float(...)` for one that does not."
+        )
+    return check_number(owner, name, weight, low=0.0)
 
 
 class Evaluation(NamedTuple):

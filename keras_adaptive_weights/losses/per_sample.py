@@ -155,11 +155,17 @@ def anything_counts(y_pred: Any, sample_weight: Any) -> Any:
         y_pred: Outputs of the model.
         sample_weight: Weights of any shape and structure, or None.
     """
-    there = [counts(leaf) for leaf in keras.tree.flatten(y_pred)[:1]]
+    there = [counts(leaf) for leaf in batched(y_pred)[:1]]
     weights = [leaf for leaf in keras.tree.flatten(sample_weight) if leaf is not None]
     if weights:
         there.append(tf.reduce_any([tf.reduce_any(tf.cast(weight, tf.float32) != 0.0) for weight in weights]))
     return True if all(known is True for known in there) else tf.reduce_all(there)
+
+
+def batched(structure: Any) -> list[Any]:
+    """Return the tensors of a structure that have an axis of samples: an output may be one number of the batch."""
+    leaves = [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
+    return [leaf for leaf in leaves if tf.TensorShape(leaf.shape).rank != 0]
 
 
 def all_masked(y_pred: Any) -> Any:

@@ -52,24 +52,27 @@ def checked_loss(loss: Any, loss_weights: Any) -> Any:
     return loss
 
 
-def output_names_of(model: keras.Model, loss: Any) -> list[str] | None:
-    """Return the names of a model's outputs in their order, where it knows them, for a given `loss` of `compile`.
+def output_names_of(model: keras.Model, loss: Any) -> Any:
+    """Return the names of a model's outputs in their structure, where it knows them, for a given `loss` of `compile`.
 
     Raises:
         ValueError: A loss for an output that the model does not have.
     """
     if isinstance(model, keras.Sequential):
         return [layer.name for layer in model.layers[-1:]] or None
-    names = getattr(model, "output_names", None)
-    if names and isinstance(loss, Mapping):
-        outputs = model.output if isinstance(model.output, Mapping) else names
+    if not (names := getattr(model, "output_names", None)):
+        return None
+    outputs = getattr(model, "output", None)  # a class of one's own may name its outputs, too
+    structure = list(names) if outputs is None else keras.tree.pack_sequence_as(outputs, names)
+    if isinstance(loss, Mapping):
+        outputs = structure if isinstance(structure, Mapping) else names
         if unknown := [name for name in loss if name not in outputs]:
             nearest = difflib.get_close_matches(str(unknown[0]), map(str, outputs), 1, 0.0)[0]
             raise ValueError(
                 f"compile: argument `loss` must name outputs of the model. Received: {unknown[0]!r}; there are "
                 f"{list(outputs)}. Write `loss={{{nearest!r}: ...}}`."
             )
-    return names
+    return structure
 
 
 def refuse_shared_names(metrics: Iterable[Any], ours: AbstractSet[str]) -> None:

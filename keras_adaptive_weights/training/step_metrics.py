@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras_adaptive_weights.deciding.term_names import weight_name
 from keras_adaptive_weights.losses.composite import CompositeLoss
 from keras_adaptive_weights.losses.keras_losses import OutputLosses
+from keras_adaptive_weights.losses.per_sample import batched
 from keras_adaptive_weights.runtime.distribution import replicas, within_replica
 
 
@@ -72,7 +73,7 @@ class StepMetrics(keras.metrics.Metric):
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Count one batch as any metric of Keras does: for a step of one's own that goes through `self.metrics`."""
         if self._terms:
-            size = tf.cast(tf.shape(keras.tree.flatten(y_pred)[0])[0], tf.float32)
+            size = tf.cast(tf.shape(batched(y_pred)[0])[0], tf.float32)
             _, terms, measured = self._loss.evaluate(y_true, y_pred, sample_weight)
             self.count({name: mean_of(value) for name, value in terms.items()}, size, measured=measured)
 
@@ -104,6 +105,8 @@ class StepMetrics(keras.metrics.Metric):
         norm = zero if norm is None else tf.cast(norm, tf.float32)
         dampened = zero if dampening is None or not self._dampens else tf.cast(dampening < 1.0, tf.float32)
         size = size if present is True else tf.where(present, size, zero)
+        if self._as_keras:
+            measured = {}  # in Keras's means what was not measured is a 0 as any other
         sizes = [_size_of(measured.get(n, present), size, present) if n in terms else zero for n in self._terms]
         values = [tf.cast(terms[n], tf.float32) if n in terms else zero for n in self._terms]
         losses = [*(value * s for value, s in zip(values, sizes, strict=True)), *sizes, size]

@@ -8,6 +8,7 @@ import re
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_adaptive_weights as kaw
 from keras_adaptive_weights.losses.keras_losses import OutputLosses, from_compile
@@ -121,6 +122,35 @@ CASES = {
     "a class of one's own": (subclassed, ["mse", relative_error], [2.5, 0.5], {"y": [PRICE, PRICE]}),
 }  # fmt: skip
 
+STRUCTURES = {  # as above, with nothing else
+    "a list of losses for a dictionary of outputs": (
+        lambda c: heads(c, lambda p, k: {"q": p, "c": k}), [SPARSE, "mse"], [0.5, 2.5], {"y": {"q": PRICE, "c": KIND}},
+    ),
+    "weights in Keras's order": (
+        lambda c: heads(c, lambda p, k: {"q": p, "c": k}), {"q": "mse", "c": SPARSE}, [0.5, 2.5],
+        {"y": {"q": PRICE, "c": KIND}},
+    ),
+    "weights in the outputs' order": (
+        lambda c: heads(c, lambda p, k: [p, k]), {"kind": SPARSE, "price": "mse"}, [2.5, 0.5], {"y": [PRICE, KIND]},
+    ),
+    "lists in a dictionary": (
+        lambda c: heads(c, lambda p, k: {"two": [p, k], "one": (p,)}), {"two": ["mse", SPARSE], "one": ("mse",)},
+        {"two": [2.5, 0.5], "one": (0.25,)}, {"y": {"two": [PRICE, KIND], "one": (PRICE,)}},
+    ),
+    "nested tuples": (
+        lambda c: heads(c, lambda p, k: ((p, k), (p,))), (("mse", SPARSE), ("mae",)), ((2.5, 0.5), (0.25,)),
+        {"y": ((PRICE, KIND), (PRICE,))},
+    ),
+    "an output that is one number": (
+        lambda c: heads(c, lambda p, k: {"all": keras.ops.mean(k), "price": p}), {"price": "mse"}, {"price": 2.5},
+        {"y": {"price": PRICE}},
+    ),
+}  # fmt: skip
+
+
+def adaptive(weights):
+    return keras.tree.map_structure(lambda w: kaw.AdaptiveWeight(w, FROZEN) if w == 2.5 else w, weights)
+
 
 def trained(cls, case, **compile_arguments):
     build, loss, weights, more = CASES[case]
@@ -130,7 +160,7 @@ def trained(cls, case, **compile_arguments):
     model = build(cls)
     if cls is not keras.Model:
         model = kaw.stable(model)
-        weights = keras.tree.map_structure(lambda w: kaw.AdaptiveWeight(w, FROZEN) if w == 2.5 else w, weights)
+        weights = adaptive(weights)
     elif not isinstance(weights, dict) and not isinstance(weights, float):
         weights = list(weights)
     optimizer = keras.optimizers.SGD(0.05, momentum=0.9)  # of fewer operations than Adam, one by one in eager mode
@@ -151,6 +181,17 @@ def test_a_frozen_weight_trains_as_a_number(case):
     assert list(history.items()) == list(plain_history.items())
     assert list(scores.items()) == list(plain_scores.items())
     assert model.metrics_names == [*plain.metrics_names, weight]
+
+
+@pytest.mark.parametrize("case", STRUCTURES)
+def test_weights_and_names_find_their_losses_in_any_structure(case):
+    build, loss, weights, targets = STRUCTURES[case]
+    plain, model = build(keras.Model), build(kaw.StableModel)
+    model.set_weights(plain.get_weights())
+    plain.compile(loss=loss, loss_weights=weights, run_eagerly=True)
+    model.compile(loss=loss, loss_weights=adaptive(weights), run_eagerly=True)
+    of_plain, of_ours = (each.evaluate(X, **targets, verbose=0, return_dict=True) for each in (plain, model))
+    assert list(of_ours.items()) == list(of_plain.items())
 
 
 @pytest.mark.parametrize("mode", [{"jit_compile": False, "steps_per_execution": 2}, {"jit_compile": True}])
@@ -246,7 +287,21 @@ WRONG = {
     "an output that is not there": ({"a": "mse"}, {"b": 1.0}, ["a"], "loss_weights.*'b'.*'a'"),
     "too many": (["mse", "mae"], [1.0, 1.0, 1.0], ["a", "b"], "a weight for each loss"),
     "one for several outputs": ("mse", [1.0], ["a", "b"], "dictionaries.*'a': AdaptiveWeight"),
-    "two of one name": (["mse", "mse"], [1.0, 1.0], None, "name of its own.*mse_loss"),
+    "two of one name": (
+        {"a/b": "mse", "a": {"b": "mse"}, "a/b_1": "mse"},
+        {"a/b": 1.0},
+        None,
+        "name of its own.*a/b_1_loss",
+    ),
+    "for an output without a loss": (
+        {"a": "mse", "b": None},
+        {"b": 1.0},
+        ["a", "b"],
+        "only where there is a loss.*'b'",
+    ),
+    "one for a list of losses": ({"a": ["mse", "mae"]}, {"a": 1.0}, ["a", "b"], "'a'; its loss is \\['mse', 'mae'\\]"),
+    "no loss": (None, {"a": 1.0}, ["a"], "`loss` must hold a loss.*loss=None"),
+    "only losses of None": ({"a": None}, {"a": 1.0}, ["a"], "`loss` must hold a loss"),
     "a number below 0": ({"a": "mse", "b": "mse"}, {"a": 1.0, "b": -1.0}, ["a", "b"], "loss_weights.*-1.0"),
 }
 
@@ -259,6 +314,44 @@ def test_what_does_not_fit_is_refused_with_the_remedy(case):
         from_compile(loss, weights, names)
 
 
+def test_a_class_of_ones_own_may_name_its_outputs():
+    model = StableSubclassed()
+    model.output_names = ["first", "second"]
+    model.compile("sgd", ["mse", "mse"], [kaw.AdaptiveWeight(2.0), 1.0])
+    assert list(model.loss.terms) == ["first_loss", "second_loss"]
+
+
+def test_a_dictionary_of_weights_names_outputs_beside_a_list_of_losses():
+    weight = kaw.AdaptiveWeight(2.0)
+    loss = from_compile(["mse", "mae"], {"k2": weight}, {"k1": "a", "k2": "b"})
+    assert {name: term.weight for name, term in loss.terms.items()} == {"k1_loss": 1.0, "k2_loss": weight}
+
+
 def test_what_a_dictionary_of_weights_leaves_out_counts_one():
     loss = from_compile({"a": "mse", "b": "mae"}, {"b": kaw.AdaptiveWeight(2.0)}, ["a", "b"])
     assert [term.weight for term in loss.terms.values()] == [1.0, loss.adaptive_weights["b_loss"]]
+
+
+@pytest.mark.parametrize("weight", [tf.Variable(0.5), keras.Variable(0.5), tf.constant(0.5), kaw.AdaptiveWeight])
+def test_what_is_neither_number_nor_adaptive_weight_is_told_what_to_write(weight):
+    with pytest.raises(TypeError, match=r"compile: argument `loss_weights`.*Write `AdaptiveWeight\(2.5\)`"):
+        from_compile({"a": "mse", "b": "mae"}, {"a": kaw.AdaptiveWeight(2.5), "b": weight}, ["a", "b"])
+
+
+def test_losses_of_one_name_are_told_apart_and_the_last_is_the_one_of_keras():
+    def scores(model, weights):
+        model.compile("sgd", ["mse", "mse", "mse"], weights, run_eagerly=True)
+        return model.evaluate(X, [PRICE, PRICE + 1.0, PRICE + 2.0], verbose=0, return_dict=True)
+
+    class Three(keras.Model):
+        def call(self, x):
+            return [x[:, :1], x[:, 1:2], x[:, 2:3]]
+
+    class StableThree(kaw.StableTrainStepMixin, Three):
+        pass
+
+    plain = scores(Three(), [1.0, 1.0, 1.0])
+    ours = scores(model := StableThree(), [1.0, kaw.AdaptiveWeight(1.0), 1.0])
+    assert list(model.loss.adaptive_weights) == ["mse_2_loss"]
+    assert {name: ours.pop(name) for name in plain} == plain
+    assert list(ours) == ["mse_1_loss", "mse_2_loss"]

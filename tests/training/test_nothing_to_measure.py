@@ -161,6 +161,35 @@ def test_of_one_term_there_may_be_nothing_to_measure(eagerly):
     assert int(model.optimizer.iterations) == 2
 
 
+@pytest.mark.parametrize("nothing", ["weights of 0", "all masked"])
+def test_of_one_loss_of_keras_there_may_be_nothing_to_measure(nothing):
+    """Its controller waits, and the logs are Keras's: a 0 as any other."""
+    x = np.ones((8, 3), "float32")
+    x[:4] = 0.0 if nothing == "all masked" else 1.0  # what Masking leaves out
+    weights = {"a": np.ones((8, 3)), "b": np.ones(8)}
+    weights["a"][:4] = 0.0 if nothing == "weights of 0" else 1.0
+    histories = []
+    for cls in (keras.Model, kaw.StableModel):
+        keras.utils.set_random_seed(1)
+        inputs = keras.Input((3,))
+        steps = keras.layers.Masking()(keras.layers.Reshape((3, 1))(inputs))
+        outputs = {"a": keras.layers.TimeDistributed(keras.layers.Dense(1))(steps), "b": keras.layers.Dense(1)(inputs)}
+        model = cls(inputs, outputs)
+        stable = cls is kaw.StableModel
+        weight = kaw.AdaptiveWeight(2.0, kaw.AdaptiveWeightConfig(enabled=False)) if stable else 2.0
+        model.compile("sgd", {"a": "mse", "b": "mae"}, {"a": weight, "b": 1.0}, run_eagerly=True)
+        seen = Seen()
+        callbacks = [kaw.AdaptiveWeightCallback("a_loss", observers=[seen])] if stable else []
+        targets = {"a": np.ones((8, 3, 1)), "b": np.ones((8, 1))}
+        fit = {"sample_weight": weights, "batch_size": 4, "shuffle": False, "verbose": 0}
+        histories.append(model.fit(x, targets, callbacks=callbacks, **fit).history)
+    plain, ours = histories
+    assert {name: ours[name] for name in plain} == plain
+    assert ours["empty_steps"] == [1.0]
+    assert [(step.empty, step.applied) for step in seen.steps] == [(True, True), (False, True)]
+    assert seen.steps[1].loss == pytest.approx(2.0 * plain["a_loss"][0])
+
+
 def test_a_validation_batch_with_nothing_to_measure_lowers_no_mean():
     model = make_model()
     x, y = batches(1)[0]
