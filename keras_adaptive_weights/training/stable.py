@@ -44,7 +44,8 @@ def stable(model: keras.Model) -> keras.Model:
         return model
     kind = type(model)
     if kind is keras.Sequential:
-        made = StableSequential(model.layers, name=model.name)
+        inputs = getattr(model, "inputs", ())  # else they would be of the first layer's dtype
+        made = StableSequential([*inputs, *model.layers], name=model.name)
         if model.built and not made.built:
             made.build(model.input_shape)
     elif kind is FUNCTIONAL:

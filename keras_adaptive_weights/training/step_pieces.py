@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras_adaptive_weights.deciding.health import SCALE_STEPS
 from keras_adaptive_weights.losses.balance import NormSchedule
 from keras_adaptive_weights.losses.composite import CompositeLoss
+from keras_adaptive_weights.losses.per_sample import batched
 from keras_adaptive_weights.losses.per_sample import counts as anything_to_measure
 from keras_adaptive_weights.runtime.distribution import (
     divide_by_replicas,
@@ -245,10 +246,11 @@ class StepPieces:
 
         if scaling:  # it has a condition of its own, and must see overflown gradients to lower its scale
             on_every_replica(apply, optimizer, finite=None if present is True else present)
-            on_every_replica(update_metrics, optimizer, finite=counts)
         shared = [] if scaling or not tf.inside_function() else _shared_by_all_variables(optimizer)
         with read_once(shared):
             on_every_replica(commit, optimizer, finite=taken, otherwise=to_restore)
+        if scaling:  # after what a step that it skipped restores, which holds the metrics
+            on_every_replica(update_metrics, optimizer, finite=counts)
 
     def _count(self, measured: Measurement, norm: Any, taken: Any, counts: Any) -> None:
         """Count the step in the epoch's means."""
@@ -356,7 +358,9 @@ class StepPieces:
 
     def _size_for_terms(self, y_pred: Any, size: Any) -> Any:
         """Return what a batch of `size` samples counts in the means of the terms: with Keras's losses as in Keras's."""
-        return size if self._telemetry.tells_skips else tf.constant(float(_first(y_pred).shape[0] or 1))
+        if self._telemetry.tells_skips:
+            return size
+        return tf.constant(float(next((output.shape[0] for output in batched(y_pred)), None) or 1))
 
     def _dampening(self, total: Any) -> Any:
         """Return the factor that takes a spike down to the threshold, and 1.0 for any other total."""

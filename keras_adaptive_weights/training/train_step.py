@@ -133,6 +133,12 @@ class StableTrainStepMixin(StepPieces, BuildsFromLocalBatch, ListsSomeLast):
             object.__setattr__(self, "__class__", functional_class(type(self)))
         super().__init__(*args, **kwargs)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle as Keras does; the class of a functional model is not to be found by its name."""
+        reduced: Any = super().__reduce__()
+        make, saved = reduced
+        return _made_by_keras, (make.__name__, *saved)
+
     @functools.wraps(keras.Model.fit, assigned=())  # the signature, for whoever asks
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """As Keras's. Where an exception ends it, callbacks with `on_train_interrupted` are told: Keras tells none."""
@@ -324,6 +330,11 @@ class StableModel(StableTrainStepMixin, keras.Model):
     >>> inputs = keras.Input((4,))
     >>> model = StableModel(inputs, keras.layers.Dense(1)(inputs))
     """
+
+
+def _made_by_keras(name: str, *saved: Any) -> Any:
+    """Return the model that Keras saved in order to copy or pickle it."""
+    return getattr(keras.Model, name)(*saved)
 
 
 def forward(model: keras.Model, x: Any, *, training: bool) -> Any:

@@ -375,6 +375,16 @@ def test_losses_of_a_step_that_only_loss_scaling_skipped_count():
     assert np.isfinite([logs["loss"], logs["mel_loss"], logs["mae"]]).all()
 
 
+def test_metrics_of_a_step_that_only_loss_scaling_skipped_are_those_of_keras():
+    seen = []
+    for cls in (keras.Model, kaw.StableModel):
+        scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=2.0**127)
+        model = make(cls, optimizer=scaled, metrics=["mae"], run_eagerly=True)
+        seen.append([model.train_on_batch(X * scale, Y) for scale in (1e3, 2e3, 3e3)])
+    assert model.telemetry.read()[-1].loss_scaling
+    assert seen[1] == seen[0]
+
+
 class WritesMuch(kaw.StableTrainStepMixin, keras.Model):
     """Writes all kinds of variables as it goes forward, also such as it does not tell of; its first batch builds it."""
 

@@ -394,3 +394,12 @@ def test_copies_have_a_state_of_their_own(kind, duplicate):
     assert not one.enabled
     if kind == "speech loss":
         assert duplicate(original).mel_weight is not original.mel_weight
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))])
+def test_models_are_copied_and_pickled_as_keras_models_are(duplicate):
+    for model in (make_model(), kaw.stable(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]))):
+        other = duplicate(model)
+        assert isinstance(other, kaw.StableTrainStepMixin)
+        assert other.loss is None or other.loss.terms.keys() == model.loss.terms.keys()
+        assert [v.numpy().tolist() for v in other.variables] == [v.numpy().tolist() for v in model.variables]

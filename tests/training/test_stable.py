@@ -41,6 +41,13 @@ def test_layers_and_parameters_are_the_same_objects(build):
         assert keras.tree.flatten(one)[0].tolist() == keras.tree.flatten(other)[0].tolist()
 
 
+def test_the_input_stays_what_it_was():
+    tokens = keras.Input((2,), batch_size=4, dtype="int32", name="tokens")
+    model = keras.Sequential([tokens, keras.layers.Embedding(5, 3)])
+    (made,) = kaw.stable(model).inputs
+    assert (made.name, made.dtype, made.shape) == ("tokens", "int32", (4, 2))
+
+
 def test_frozen_layers_stay_frozen():
     model = functional()
     model.get_layer("trunk").trainable = False
