@@ -93,6 +93,8 @@ class Url(os.PathLike[str]):
         """Return it as it is."""
         return self
 
+    absolute = resolve
+
     def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
         """Make the folder and those around it, where a store has folders."""
         del parents, exist_ok

@@ -86,6 +86,11 @@ class RunRecord:
             except Exception as error:  # noqa: BLE001 - TensorFlow's file system has errors of its own
                 self._warn("from the start", error)
 
+    @property
+    def writes(self) -> bool:
+        """Whether anything is written: not all of the writers failed."""
+        return bool(self._writers)
+
     def note(self, steps: Sequence[JointObservation], decisions: Sequence[Decision | JointDecision]) -> None:
         """Pass on the steps and the decisions."""
         for writer in tuple(self._writers):

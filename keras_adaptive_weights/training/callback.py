@@ -109,7 +109,7 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
             )
         if log_dir is not None and not isinstance(log_dir, (str, os.PathLike)):
             raise TypeError(f"{owner}: argument `log_dir` must be a path or None. Received: log_dir={log_dir!r}.")
-        check_number(owner, "update_freq", update_freq, low=1, integer=True)
+        update_freq = check_number(owner, "update_freq", update_freq, low=1, integer=True)
         for observer in observers if isinstance(observers, Sequence) else [observers]:
             if not isinstance(observers, Sequence) or not callable(getattr(observer, "observe", None)):
                 raise TypeError(
@@ -119,7 +119,8 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         check_number(owner, "verbose", verbose, low=0, high=1, integer=True)
         check_bool(owner, "remote_control", remote_control)
         check_bool(owner, "shadow", shadow)
-        check_number(owner, "max_consecutive_skips", max_consecutive_skips, low=1, integer=True, optional=True)
+        skips = max_consecutive_skips
+        max_consecutive_skips = check_number(owner, "max_consecutive_skips", skips, low=1, integer=True, optional=True)
         if recovery is not None and not isinstance(recovery, ModelRecovery):
             raise TypeError(
                 f"{owner}: argument `recovery` must be a ModelRecovery or None. Received: recovery={recovery!r}."
@@ -304,7 +305,7 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
             header = self._header(owner_of(folder / JOURNAL))
             self._record = open_record(folder, header, update_freq=self.update_freq)
             observers.insert(0, _ByHand(self._record))
-            if self.remote_control and isinstance(folder, Path):  # a store is not asked every second
+            if self.remote_control and self._record.writes and isinstance(folder, Path):  # no store every second
                 self._control = ControlFile(folder / CONTROL, header.run)
         for decider in self._deciding.values():
             for observer in observers:
@@ -410,7 +411,7 @@ class AdaptiveWeightCallback(keras.callbacks.Callback):
         """Where this process keeps the record, if it does."""
         if self.log_dir is None or not is_chief(self.model.distribute_strategy):
             return None
-        return self.log_dir / FOLDER
+        return self.log_dir.absolute() / FOLDER  # `fit` may change the working directory
 
     def _detach(self, *, interrupted: bool = False) -> None:
         """End the record with the last step that was taken, and let the weights go."""

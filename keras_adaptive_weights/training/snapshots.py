@@ -80,7 +80,8 @@ class FileStore:
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self._directory = local_folder(directory, "FileStore", "directory", "Weights files are written there.")
+        folder = local_folder(directory, "FileStore", "directory", "Weights files are written there.")
+        self._directory = folder.absolute()  # `fit` may change the working directory
 
     def save(self, model: Any, step: int) -> None:
         """Write the file, whole or not at all.

@@ -55,7 +55,7 @@ def test_a_url_has_the_parts_of_a_path():
         "fake://bucket",
         "fake://",
     ]
-    assert url.parent / "journal.jsonl" == url == url.resolve()
+    assert url.parent / "journal.jsonl" == url == url.resolve() == url.absolute()
     assert Url("fake://") / "x" == Url("fake://x")
     assert (os.fspath(url), repr(url)) == (str(url), "Url('fake://bucket/run/journal.jsonl')")
     assert {url: 1}[Url(str(url))] == 1

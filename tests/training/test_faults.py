@@ -343,9 +343,10 @@ def test_a_journal_on_a_full_device_is_one_warning(tmp_path):
     run_with_one_warning(tmp_path, "No space left on device")
 
 
-def test_a_folder_that_cannot_be_made_is_one_warning(tmp_path):
+def test_a_folder_that_cannot_be_made_is_one_warning(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     run_with_one_warning(tmp_path / "file" / "run", "is incomplete from the start")
+    assert "control" not in caplog.text, "nobody can operate what nobody sees"
 
 
 def test_a_read_only_folder_is_one_warning(tmp_path, monkeypatch):

@@ -318,6 +318,17 @@ def test_a_directory_that_cannot_be_written_is_one_warning(tmp_path):
     assert history.history["skipped_steps"] == [0.0]
 
 
+def test_a_change_of_the_working_directory_takes_nothing_along(tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    leave = At(step5=lambda model: monkeypatch.chdir(tmp_path / "other"))
+    fit(make_model(), batches(12), callbacks=[recovering("run", directory="snapshots"), leave])
+    assert names_in(tmp_path / "snapshots") == ["step-000000010.weights.h5"]
+    journal = kaw.read_journal(tmp_path / "run" / "adaptive_weights" / "journal.jsonl")
+    assert [seen.step for seen in journal.observations] == list(range(1, 13))
+    assert names_in(".") == []
+
+
 def test_a_snapshot_that_was_lost_is_passed_over(tmp_path):
     def lose(model):
         (tmp_path / "step-000000050.weights.h5").unlink()
