@@ -108,7 +108,7 @@ def _batches(data: Any) -> Iterator[Any]:
     """Yield batches."""
     if isinstance(data, keras.utils.PyDataset):
         yield from (data[index] for index in range(len(data)))
-    elif isinstance(data, (tuple, dict)) or hasattr(data, "shape") or not isinstance(data, Iterable):
+    elif isinstance(data, (tuple, dict, str, bytes)) or hasattr(data, "shape") or not isinstance(data, Iterable):
         raise TypeError(
             f"calibrate: argument `data` must be batches, as `fit` takes them. Received: a {type(data).__name__}. "
             "Write `tf.data.Dataset.from_tensor_slices((x, y)).batch(32)`."
@@ -165,9 +165,14 @@ def _measure(model: Any, batches: Iterator[Any]) -> Iterator[tuple[Mapping[str, 
         run = TracedAgain(lambda: tf.function(measure, autograph=False, reduce_retracing=True))
     scale = float(gradient_scale(model.optimizer))
     for batch in batches:
-        tensors = keras.tree.map_structure(tf.convert_to_tensor, batch)
+        tensors = keras.tree.map_structure(_as_tensor, batch)
         losses, norms = run(tensors, tf.constant(scale))
         while scale > 1.0 and not tf.reduce_all(norms < math.inf):
             scale /= _LOWER
             losses, norms = run(tensors, tf.constant(scale))
         yield losses, norms
+
+
+def _as_tensor(leaf: Any) -> Any:
+    """Return what is no tensor as one; ragged and sparse ones, and None for no weights, are as they are."""
+    return leaf if leaf is None or tf.is_tensor(leaf) else tf.convert_to_tensor(leaf)

@@ -101,6 +101,19 @@ def test_half_precision_lowers_its_scale_until_gradients_are_finite():
     assert float(optimizer.dynamic_scale) == 2.0**30
 
 
+def test_batches_may_hold_none_for_weights_and_ragged_targets():
+    model = make_model(loss=loss_with(kaw.SqrtLoss()), run_eagerly=True)
+    plain = kaw.calibrate(model, batches(6)).losses
+    assert kaw.calibrate(model, [(*batch, None) for batch in batches(6)]).losses == plain
+    terms = {
+        "a_loss": kaw.LossTerm(lambda t, p: tf.reduce_sum(t, 1) ** 2 + 0.0 * p[:, 0], kaw.AdaptiveWeight(1.0, ROOM)),
+        "b_loss": kaw.LossTerm(lambda t, p: tf.ones_like(p[:, 0])),
+    }
+    model.compile("sgd", loss=kaw.CompositeLoss(terms, balance=kaw.SqrtLoss()), run_eagerly=True)
+    ragged = tf.ragged.constant([[1.0], [2.0, 3.0]])
+    assert kaw.calibrate(model, [(np.ones((2, 4)), ragged)] * 6).losses == {"a_loss": 13.0, "b_loss": 1.0}
+
+
 def test_batches_that_tell_nothing_do_not_count():
     model = make_model(loss=loss_with(kaw.GradientShare()))
     bad = [(x, np.full_like(y, np.nan)) for x, y in batches(3)]
@@ -111,7 +124,12 @@ def test_batches_that_tell_nothing_do_not_count():
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [((np.ones((8, 4)), np.ones((8, 3))), "a tuple"), (np.ones((8, 4)), "a ndarray"), (None, "a NoneType")],
+    [
+        ((np.ones((8, 4)), np.ones((8, 3))), "a tuple"),
+        (np.ones((8, 4)), "a ndarray"),
+        (None, "a NoneType"),
+        ("x", "a str"),
+    ],
 )
 def test_what_is_no_batches_is_refused(data, message):
     model = make_model(loss=loss_with(kaw.GradientShare()))
