@@ -116,7 +116,7 @@ def checked_weight(owner: str, name: str, weight: Any) -> Any:
         return weight
     if tf.is_tensor(weight) or isinstance(weight, tf.Variable) or weight is AdaptiveWeight:
         raise TypeError(
-            f"{owner}: argument `{name}` must hold numbers or AdaptiveWeights. Received: {name}={weight!r} of type "
+            f"{owner}: argument `{name}` must be a number or an AdaptiveWeight. Received: {name}={weight!r} of type "
             f"{type(weight).__name__}. Write `AdaptiveWeight(2.5)` for a weight that moves in training, or "
             "`float(...)` for one that does not."
         )

@@ -63,16 +63,15 @@ def output_names_of(model: keras.Model, loss: Any) -> Any:
     if not (names := getattr(model, "output_names", None)):
         return None
     outputs = getattr(model, "output", None)  # a class of one's own may name its outputs, too
-    structure = list(names) if outputs is None else keras.tree.pack_sequence_as(outputs, names)
     if isinstance(loss, Mapping):
-        outputs = structure if isinstance(structure, Mapping) else names
-        if unknown := [name for name in loss if name not in outputs]:
-            nearest = difflib.get_close_matches(str(unknown[0]), map(str, outputs), 1, 0.0)[0]
+        keys = list(outputs if isinstance(outputs, Mapping) else names)
+        if unknown := [name for name in loss if name not in keys]:
+            nearest = difflib.get_close_matches(str(unknown[0]), map(str, keys), 1, 0.0)[0]
             raise ValueError(
                 f"compile: argument `loss` must name outputs of the model. Received: {unknown[0]!r}; there are "
-                f"{list(outputs)}. Write `loss={{{nearest!r}: ...}}`."
+                f"{keys}. Write `loss={{{nearest!r}: ...}}`."
             )
-    return structure
+    return list(names) if outputs is None else keras.tree.pack_sequence_as(outputs, names)
 
 
 def refuse_shared_names(metrics: Iterable[Any], ours: AbstractSet[str]) -> None:

@@ -73,7 +73,7 @@ def test_a_weight_of_numpy_is_a_number(weight):
 
 @pytest.mark.parametrize("make", [tf.Variable, tf.constant, keras.Variable])
 def test_a_variable_is_told_what_to_write_instead(make):
-    with pytest.raises(TypeError, match=r"LossTerm: argument `weight`.*Write `weight=AdaptiveWeight\(\.\.\.\)`"):
+    with pytest.raises(TypeError, match=r"LossTerm: argument `weight`.*Write `AdaptiveWeight\(2\.5\)`"):
         LossTerm(squared, make(0.5))
 
 
