@@ -86,16 +86,15 @@ def test_the_rate_is_ten_times_as_high_in_the_surge_only():
 
 
 @pytest.fixture
-def small_model(monkeypatch):
-    """A speech model with one block, to be built and traced in less time."""
+def small_network(monkeypatch):
+    """A network that takes little time, with the outputs of the speech model."""
     from compare_grid import contestants
+    from small_speech import SmallSpeech
 
-    network = contestants.XTTSModel
-    monkeypatch.setattr(contestants, "XTTSModel", lambda **settings: network(**{**settings, "encoder_blocks": 0}))
+    monkeypatch.setattr(contestants, "XTTSModel", SmallSpeech)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("small_model")
+@pytest.mark.usefixtures("small_network")
 def test_the_contestants_of_a_seed_begin_alike():
     """The same parameters and dropout seeds to the last bit, and others with another seed; the base weight differs."""
     from compare_grid.contestants import build
@@ -111,6 +110,22 @@ def test_the_contestants_of_a_seed_begin_alike():
         for mine, theirs in zip(first, begin(contestant, 1, base_weight), strict=True):
             np.testing.assert_array_equal(mine, theirs)
     assert any((mine != theirs).any() for mine, theirs in zip(first, begin(PLAIN, 2), strict=True))
+
+
+def test_the_contestants_have_the_network_of_the_main_job():
+    """With its outputs, for the shape of the batches."""
+    from compare_grid.contestants import build
+    from xtts_demo.dataset import Shape
+    from xtts_demo.model import XTTSModel
+
+    model = build(ADAPTIVE, 2.5, Shape(32, 16), Settings(width=16), range(0), 1)
+    assert {name: output.shape for name, output in model.output.items()} == {
+        "mel_output": (None, 32, 80),
+        "stop_tokens": (None, 32),
+        "attention_weights": (None, 8, 16),
+        "duration_pred": (None, 16),
+    }
+    assert [type(layer) for layer in model.layers if layer.count_params()] == [XTTSModel]
 
 
 def test_the_callbacks_make_the_contestant(tmp_path):
@@ -568,12 +583,12 @@ def is_running(process):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("small_model")
-def test_a_tiny_grid_from_beginning_to_end(tmp_path, capsys, monkeypatch):
+@pytest.mark.usefixtures("small_network", "graphs_as_traced")
+def test_a_tiny_grid_from_beginning_to_end(tmp_path, cache_dir, capsys, monkeypatch):
     """Plain Keras ends with the NaN, the mixin skips it, and ours equals that. Workers have their tests above."""
     monkeypatch.setattr(compare, "run_all", lambda cells, *given: (pool._train(cell, *given[:2]) for cell in cells))
-    path, cache = tmp_path / "results.csv", tmp_path / "cache"
-    small = ["--steps", "5", "--seeds", "1", "--max-clips", "24", "--cache-dir", str(cache), "--csv", str(path)]
+    path = tmp_path / "results.csv"
+    small = ["--steps", "5", "--seeds", "1", "--max-clips", "24", "--cache-dir", str(cache_dir), "--csv", str(path)]
     contestants = (TERMINATE, FIXED, ADAPTIVE)
     assert compare.main([*small, "--scenarios", "nan", "--contestants", ",".join(contestants)]) == 0
     by_name = {each.contestant: each for each in results.read(path)}
