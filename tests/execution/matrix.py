@@ -20,7 +20,7 @@ from pathlib import Path
 import tensorflow as tf
 from checks import Check, check, train
 from keras_losses import check_of_keras
-from modes import FEWER, KINDS, few, of_a_balance, one_device, replicas
+from modes import FEWER, KINDS, few, leave_graphs_as_traced, of_a_balance, one_device, replicas
 
 HEADINGS = {
     "parameters": "parameters and statistics from plain Keras's",
@@ -106,6 +106,8 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     warnings.filterwarnings("ignore", message=".*shuffle=True.*")
     strategy = two_devices()
+    if options.quick:
+        leave_graphs_as_traced()
     mirrored = [*replicas("two replicas"), *replicas("two replicas", "Keras's")]
     balanced = replicas("two replicas", "balanced")[-1:]
     kept, found = Results(options.results), []
