@@ -79,6 +79,11 @@ class LossTerm:
         if not callable(self.fn):
             named = f" Write `fn=keras.losses.get({self.fn!r})`." if isinstance(self.fn, str) else ""
             raise TypeError(f"LossTerm: argument `fn` must be callable. Received: fn={self.fn!r}.{named}")
+        if isinstance(self.fn, type):
+            name = self.fn.__name__
+            raise TypeError(
+                f"LossTerm: argument `fn` must be callable. Received: the class {name}. Write `{name}(...)`."
+            )
         if isinstance(self.fn, CompositeLoss):
             raise TypeError(
                 f"LossTerm: argument `fn` must be the loss of one term. Received: a {type(self.fn).__name__}. Write "

@@ -222,7 +222,7 @@ def _single(loss: Any) -> Any:
 def _as_callable(loss: Any) -> Any:
     """Return the loss as the function of a term: a name as the loss that Keras has under it."""
     if not isinstance(loss, str):
-        return loss
+        return loss() if isinstance(loss, type) else loss
     return _crossentropy if loss.lower() in ("crossentropy", "ce") else keras.losses.get(loss)
 
 

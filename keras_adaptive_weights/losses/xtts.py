@@ -17,7 +17,7 @@ from keras_adaptive_weights.deciding.config import (
 from keras_adaptive_weights.deciding.state import adaptive_weight_metrics, stability_metrics
 from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
 from keras_adaptive_weights.losses.balance import balance_config, balance_from_config
-from keras_adaptive_weights.losses.composite import CompositeLoss, LossTerm
+from keras_adaptive_weights.losses.composite import CompositeLoss, LossTerm, checked_weight
 from keras_adaptive_weights.losses.xtts_terms import (
     attention_loss,
     duration_loss,
@@ -135,7 +135,7 @@ class XTTSLoss(CompositeLoss):
         base = config.check_base_weight("XTTSLoss", "mel_loss_weight", mel_loss_weight)
         self.mel_weight = AdaptiveWeight(base, config)
         weights = {
-            name: weight if isinstance(weight, AdaptiveWeight) else check_number("XTTSLoss", name, weight, low=0.0)
+            name: checked_weight("XTTSLoss", name, weight)
             for name, weight in (
                 ("stop_loss_weight", stop_loss_weight),
                 ("attention_loss_weight", attention_loss_weight),

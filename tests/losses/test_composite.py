@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_adaptive_weights import AdaptiveWeight, AdaptiveWeightConfig, CompositeLoss, LossTerm
+from keras_adaptive_weights import AdaptiveWeight, AdaptiveWeightConfig, CompositeLoss, LossTerm, XTTSLoss
 
 REDUCTIONS = ["sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none", None]
 
@@ -75,6 +75,8 @@ def test_a_weight_of_numpy_is_a_number(weight):
 def test_a_variable_is_told_what_to_write_instead(make):
     with pytest.raises(TypeError, match=r"LossTerm: argument `weight`.*Write `AdaptiveWeight\(2\.5\)`"):
         LossTerm(squared, make(0.5))
+    with pytest.raises(TypeError, match=r"XTTSLoss: argument `stop_loss_weight`.*Write `AdaptiveWeight\(2\.5\)`"):
+        XTTSLoss(stop_loss_weight=make(0.5))
 
 
 @pytest.mark.parametrize("weight", [0.0, 0, 3, 1e9])
@@ -87,6 +89,8 @@ def test_what_cannot_be_called_is_refused():
         LossTerm(3)
     with pytest.raises(TypeError, match=r"fn='mse'\. Write `fn=keras\.losses\.get\('mse'\)`"):
         LossTerm("mse")
+    with pytest.raises(TypeError, match=r"the class MeanSquaredError\. Write `MeanSquaredError\(\.\.\.\)`"):
+        LossTerm(keras.losses.MeanSquaredError)
     with pytest.raises(TypeError, match=r"LossTerm: argument `measures` must be callable"):
         LossTerm(squared, measures=[True])
 

@@ -314,6 +314,12 @@ def test_what_does_not_fit_is_refused_with_the_remedy(case):
         from_compile(loss, weights, names)
 
 
+def test_a_loss_may_be_given_by_its_class():
+    model = one(kaw.StableModel)
+    model.compile("sgd", keras.losses.MeanSquaredError, kaw.AdaptiveWeight(2.0), run_eagerly=True)
+    assert model.evaluate(X, PRICE, verbose=0) == pytest.approx(2.0 * np.mean((model(X) - PRICE) ** 2), rel=1e-5)
+
+
 def test_a_class_of_ones_own_may_name_its_outputs():
     model = StableSubclassed()
     model.output_names = ["first", "second"]
