@@ -38,10 +38,10 @@ class Outcome(NamedTuple):
 
     Attributes:
         runs: A `checks.Run` per mode.
-        requests: Step, action, reason and note of what was carried out by hand.
-        others: The same of the weight that nobody asked anything about.
+        requests: Action, step and note of what was carried out by hand.
+        others: What was carried out by hand for weights that nobody asked anything about.
         weight: The weight at the end.
-        recoveries: Step, reason and snapshot of each recovery in a training in which variables go bad.
+        recoveries: Step, reason and snapshot of each recovery of the model.
         recovered: Values of the trainable variables after it, and whether all numbers are finite.
         warnings: What `ModelRecovery` warned of.
     """
@@ -59,24 +59,35 @@ def work(folder, *, quick):
     """Do a worker's part and leave the outcome in the folder."""
     strategy = tf.distribute.MultiWorkerMirroredStrategy()  # before anything else that TensorFlow does
     import checks
+    from modes import leave_graphs_as_traced
 
+    if quick:
+        leave_graphs_as_traced()
     index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
     runs = []
     for mode in chosen(quick=quick):
         runs.append(checks.train(mode, strategy))
         if index == 0:
             print(f"{len(runs)} {mode}", flush=True)
-    outcome = Outcome(runs, *ask(folder, index, strategy), *recover(folder, index, strategy))
+    outcome = Outcome(runs, *disturb(folder, index, strategy))
     (folder / f"worker-{index}").write_bytes(pickle.dumps(tuple(outcome)))
 
 
-def ask(folder, index, strategy):
-    """Train once more; worker 1 asks for a disable from a thread, and the chief for two things at once later."""
+def disturb(folder, index, strategy):
+    """Train once more, where the workers ask for something and variables go bad.
+
+    Worker 1 asks for a disable from a thread, and the chief for two things at once later. Batch statistics go bad on
+    worker 1 alone after step 26, and parameters on both after step 33; statistics are not synchronized. The chief
+    writes snapshots until step 15, where its folder becomes a file.
+    """
+    import checks
     import modes
 
     with strategy.scope():
-        model = modes.make_model(modes.Mode(), kaw.StableModel)
-    callback = kaw.AdaptiveWeightCallback(log_dir=folder / f"log-{index}")
+        model = modes.make_model(modes.Mode(), kaw.StableModel, synchronized=False)
+    snapshots = folder / f"snapshots-{index}"
+    settings = kaw.ModelRecovery(every=10, after=3, directory=snapshots)
+    callback = kaw.AdaptiveWeightCallback(log_dir=folder / f"log-{index}", recovery=settings)
 
     class Operator(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -87,30 +98,6 @@ def ask(folder, index, strategy):
             if (index, batch) == (0, 19):
                 callback.enable("looked at", "energy_loss")
                 callback.reset("from here on", "energy_loss")
-
-    model.fit(modes.dataset(*modes.data()), verbose=0, callbacks=[callback, Operator()])
-    asked = [d for d in callback.decisions if d.term == "energy_loss"]
-    by_hand = [(d.action.value, d.step, d.reason.value, d.note) for d in asked]
-    return (
-        by_hand,
-        [d for d in callback.decisions if d.term != "energy_loss"],
-        model.loss.adaptive_weights["energy_loss"].weight,
-    )
-
-
-def recover(folder, index, strategy):
-    """Train where batch statistics go bad on worker 1 alone after step 26, and parameters on both after step 33.
-
-    The chief writes snapshots until step 15, where its folder becomes a file. Statistics are not synchronized.
-    """
-    import checks
-    import modes
-
-    with strategy.scope():
-        model = modes.make_model(modes.Mode(), kaw.StableModel, synchronized=False)
-    snapshots = folder / f"snapshots-{index}"
-    settings = kaw.ModelRecovery(every=10, after=3, directory=snapshots)
-    callback = kaw.AdaptiveMelWeightCallback(recovery=settings)
 
     class Trouble(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -126,19 +113,25 @@ def recover(folder, index, strategy):
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model.fit(modes.dataset(*modes.data()), verbose=0, callbacks=[callback, Trouble()])
+        model.fit(modes.dataset(*modes.data()), verbose=0, callbacks=[callback, Operator(), Trouble()])
+    by_hand = [d for d in callback.decisions if d.reason == "manual"]
+    asked = [(d.action.value, d.step, d.note) for d in by_hand if d.term == "energy_loss"]
+    others = [d for d in by_hand if d.term != "energy_loss"]
+    recovered = [d for d in callback.decisions if d.reason.value.startswith("recovered_") and d.term == "mel_loss"]
     said = [str(warning.message) for warning in caught if "ModelRecovery" in str(warning.message)]
-    events = [(d.step, d.reason.value, d.evidence["snapshot_step"]) for d in callback.decisions if d.evidence]
+    events = [(d.step, d.reason.value, d.evidence["snapshot_step"]) for d in recovered]
     found = checks.copies(model).values()
     finite = all(bool(tf.reduce_all(tf.math.is_finite(v))) for v in found if v.dtype.kind == "f")
-    return events, (checks.values(model)[0], finite), said
+    weight = model.loss.adaptive_weights["energy_loss"].weight
+    return asked, others, weight, events, (checks.values(model)[0], finite), said
 
 
 def chosen(*, quick):
     import modes
 
     every = modes.replicas("two processes")
-    return [*(every[7:] if quick else every), modes.replicas("two processes", "balanced")[-1]]
+    found = [*(every[7:] if quick else every), modes.replicas("two processes", "balanced")[-1]]
+    return [mode._replace(length=modes.FEWER) for mode in found] if quick else found
 
 
 def compare(folder, *, quick):
@@ -154,10 +147,10 @@ def compare(folder, *, quick):
         told = [(worker.rows, worker.decisions, worker.norms) for worker in (one, two)]
         if not same or told[0] != told[1] or two.changed:
             wrong.append(f"{mode}: both workers end with the same bits, telemetry and decisions")
-    asked = [[(action, step) for action, step, reason, _ in worker.requests if reason == "manual"] for worker in found]
+    asked = [[(action, step) for action, step, _ in worker.requests] for worker in found]
     if asked != [EXPECTED, EXPECTED]:
         wrong.append(f"what one worker asks for, both do at the same step: {EXPECTED}, not {asked}")
-    notes = [worker.requests[0][3] for worker in found]
+    notes = [worker.requests[0][2] for worker in found]
     if notes != [FROM_ANOTHER_WORKER, NOTE]:
         wrong.append("the note is that of the asking worker, the other says where it came from")
     if chief.others or other.others or chief.weight != other.weight:
