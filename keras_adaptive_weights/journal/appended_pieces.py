@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 
-from keras_adaptive_weights.journal.outbox import LostFileError, Outbox, ThroughOutbox
+from keras_adaptive_weights.journal.outbox import LostFileError, Outbox
 from keras_adaptive_weights.journal.pieces import ALIVE, Piece, PiecedFile, all_pieces, piece_of, pieces_in_force
 from keras_adaptive_weights.journal.places import Url
 
@@ -21,7 +21,7 @@ _FULL_BYTES = 1 << 20
 _MOST_SMALL = 64
 
 
-class AppendedPieces(ThroughOutbox):
+class AppendedPieces(Outbox):
     """The file at a URL, which need not be there yet; open until `close`.
 
     Pieces of less than a mebibyte are replaced, 64 of them or a mebibyte at a time, by one that holds them all.
@@ -52,12 +52,12 @@ class AppendedPieces(ThroughOutbox):
         self._small: list[Piece] = []
         self._of_small = b""
         self._alive = path.parent / f"{path.name}{ALIVE}"
-        super().__init__(Outbox(self._put, f"The file {str(path)!r}", idle=self._live, clock=clock, sleep=sleep))
+        super().__init__(self._store, f"The file {str(path)!r}", idle=self._live, clock=clock, sleep=sleep)
 
     @property
     def size(self) -> int:
         """The size in bytes, with those that are not stored yet."""
-        return self._stored + self._outbox.waiting
+        return self._stored + self.waiting
 
     def read(self, offset: int, length: int) -> bytes:
         """Return up to `length` bytes from `offset`, of what is stored."""
@@ -90,7 +90,7 @@ class AppendedPieces(ThroughOutbox):
     def _live(self) -> None:
         self._alive.write_bytes(b"")
 
-    def _put(self, data: bytes) -> None:
+    def _store(self, data: bytes) -> None:
         """Store a piece, or one in the place of several."""
         self._look()
         whole = self._of_small + data

@@ -21,7 +21,7 @@ from typing import Any
 
 from keras_adaptive_weights.deciding.decision import Action, Reason
 from keras_adaptive_weights.journal.header import Header
-from keras_adaptive_weights.journal.lines import OUTCOME_FIGURES, SHARED_FIGURES, TermBlock, Values
+from keras_adaptive_weights.journal.lines import OUTCOME_FIGURES, SHARED_FIGURES, Values
 from keras_adaptive_weights.journal.terms import Rows
 
 BLOCK_STEPS = 256
@@ -164,7 +164,7 @@ def _of_all(blocks: Mapping[str, Values]) -> Values:
     terms = {}
     for name, block in blocks.items():
         figures = {figure: edges for figure, edges in block["figures"].items() if figure not in SHARED_FIGURES}
-        terms[name] = TermBlock(figures, block["reasons"], block["phases"])
+        terms[name] = {"figures": figures, "reasons": block["reasons"], "phases": block["phases"]}
     one = next(iter(blocks.values()))
     shared = {figure: one["figures"][figure] for figure in SHARED_FIGURES if figure in one["figures"]}
     names = ("kind", "first", "last", "steps", "skipped", "dampened")

@@ -29,13 +29,12 @@ from keras_adaptive_weights.deciding.joint import JointDecision, by_term
 from keras_adaptive_weights.journal.appended_file import Appended, AppendedFile, another_run
 from keras_adaptive_weights.journal.appended_pieces import AppendedPieces
 from keras_adaptive_weights.journal.header import Header
-from keras_adaptive_weights.journal.lines import MOST_LINE_BYTES, Values, read_line
+from keras_adaptive_weights.journal.lines import HEADER_LINE, MOST_LINE_BYTES, STEP_LINE, Values, read_line
 from keras_adaptive_weights.journal.places import Place
 from keras_adaptive_weights.journal.regular_files import lines_of, open_regular, parse_json
 
 ABANDONED = "abandoned"
 _STEP = re.compile(rb'\n\{"kind": "step", "step": (\d{1,15}),')
-_HEADER = b'{"kind": "header"'
 _CHUNK, _PREFIX = 1 << 16, 64
 _logger = logging.getLogger("keras_adaptive_weights")
 
@@ -122,7 +121,7 @@ def _bytes_to_keep(path: Place, header: Header) -> int:
     owner = _owner(first)
     if owner == header.run:
         return _restore_point(path, header)
-    cut_short = not first.endswith(b"\n") and first[: len(_HEADER)] == _HEADER[: len(first)]
+    cut_short = not first.endswith(b"\n") and first[: len(HEADER_LINE)] == HEADER_LINE[: len(first)]
     starts_afresh = header.step == 0
     if cut_short or (starts_afresh and owner is not None and not _may_be_resumed(path)):
         return 0
@@ -162,7 +161,7 @@ class _Line(NamedTuple):
 def _values(line: bytes) -> Values:
     """Return what a line holds; nothing where it is a step, or cannot be read."""
     with contextlib.suppress(ValueError):
-        return {} if line.startswith(b'{"kind": "step"') else read_line(line)
+        return {} if line.startswith(STEP_LINE) else read_line(line)
     return {}
 
 

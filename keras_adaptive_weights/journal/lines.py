@@ -10,16 +10,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple, TypedDict
+from typing import Annotated, Any, TypedDict
 
 from keras_adaptive_weights.deciding.decision import Decision
 from keras_adaptive_weights.deciding.joint import JointDecision, JointObservation
-from keras_adaptive_weights.deciding.plain_records import MAY_BE_MISSING, MAY_OVERFLOW, read_fields, read_record
+from keras_adaptive_weights.deciding.plain_records import MAY_BE_MISSING, MAY_OVERFLOW, read_fields
 from keras_adaptive_weights.deciding.printable import bounded, printable
 from keras_adaptive_weights.journal.header import Header
 from keras_adaptive_weights.journal.regular_files import parse_json
 
 MOST_LINE_BYTES = 1 << 22
+HEADER_LINE, STEP_LINE = b'{"kind": "header"', b'{"kind": "step"'  # how these lines begin
 OUTCOME_FIGURES = ("smoothed_loss", "running_average", "loss_ratio", "loss_variance", "average_gradient_norm")
 SHARED_FIGURES = ("total_loss", "gradient_norm")
 Values = dict[str, Any]
@@ -31,35 +32,31 @@ _SELDOM = {  # left out of a step where it is as usual
 }
 
 
-class StepLine(TypedDict):
-    """A training step; what is as usual is left out."""
-
+class _AnyStepLine(TypedDict):
     step: int
-    losses: Mapping[str, _Real]
     total_loss: _Real | None
     gradient_norm: _Real | None
     applied: bool
-    term_norms: Annotated[Mapping[str, _Real], MAY_BE_MISSING]
     loss_scaling: Annotated[bool, MAY_BE_MISSING]
     dampening: Annotated[_Real, MAY_BE_MISSING]
     non_finite: Annotated[str | None, MAY_BE_MISSING]
+
+
+class StepLine(_AnyStepLine):
+    """A training step; what is as usual is left out."""
+
+    losses: Mapping[str, _Real]
+    term_norms: Annotated[Mapping[str, _Real], MAY_BE_MISSING]
     shares: Annotated[Mapping[str, _Real], MAY_BE_MISSING]
     weights: Annotated[Mapping[str, float], MAY_BE_MISSING]
     proposed_weights: Annotated[Mapping[str, float], MAY_BE_MISSING]
     decided: Annotated[Mapping[str, tuple[str, str, _Figure, _Figure, _Figure, _Figure, _Figure]], MAY_BE_MISSING]
 
 
-class _StepLine1(TypedDict):
-    step: int
+class _StepLine1(_AnyStepLine):
     weight: float
     loss: _Real
-    total_loss: _Real | None
-    gradient_norm: _Real | None
-    applied: bool
     proposed_weight: Annotated[float, MAY_BE_MISSING]
-    loss_scaling: Annotated[bool, MAY_BE_MISSING]
-    dampening: Annotated[_Real, MAY_BE_MISSING]
-    non_finite: Annotated[str | None, MAY_BE_MISSING]
     empty: Annotated[bool, MAY_BE_MISSING]
     action: Annotated[str, MAY_BE_MISSING]
     reason: Annotated[str, MAY_BE_MISSING]
@@ -70,38 +67,34 @@ class _StepLine1(TypedDict):
     average_gradient_norm: Annotated[_Real, MAY_BE_MISSING]
 
 
-class EventLine(TypedDict):
-    """A decision other than HOLD. Action and reason may be those of a newer version."""
-
+class _AnyEventLine(TypedDict):
     step: int
     action: str
     reason: str
-    old_weight: float
-    new_weight: float
     evidence: Mapping[str, _Real]
     wall_time: float
     note: Annotated[str, MAY_BE_MISSING]
     advice: Annotated[str, MAY_BE_MISSING]
+
+
+class EventLine(_AnyEventLine):
+    """A decision other than HOLD. Action and reason may be those of a newer version."""
+
+    old_weight: float
+    new_weight: float
     held_weight: Annotated[float, MAY_BE_MISSING]
     term: Annotated[str, MAY_BE_MISSING]
 
 
-class JointEventLine(TypedDict):
+class JointEventLine(_AnyEventLine):
     """A decision other than HOLD on all weights of a balance."""
 
-    step: int
-    action: str
-    reason: str
     old_weights: Mapping[str, float]
     new_weights: Mapping[str, float]
-    evidence: Mapping[str, _Real]
-    wall_time: float
-    note: Annotated[str, MAY_BE_MISSING]
-    advice: Annotated[str, MAY_BE_MISSING]
     held_weights: Annotated[Mapping[str, float], MAY_BE_MISSING]
 
 
-class TermBlock(NamedTuple):
+class TermBlock(TypedDict):
     """What a block says of one term."""
 
     figures: Mapping[str, tuple[float, float, float]]
@@ -113,7 +106,6 @@ class _BlockLine1(TypedDict):
     first: int
     last: int
     steps: int
-    figures: Mapping[str, tuple[float, float, float]]
     skipped: list[tuple[int, str | None, bool]]
     dampened: Annotated[list[tuple[int, _Real]], MAY_BE_MISSING]
 
@@ -121,6 +113,7 @@ class _BlockLine1(TypedDict):
 class BlockLine(_BlockLine1):
     """A summary of steps, see `blocks`."""
 
+    figures: Mapping[str, tuple[float, float, float]]
     terms: Mapping[str, TermBlock]
 
 
@@ -183,11 +176,6 @@ def _outcome(decision: Decision | JointDecision) -> list[Any]:
 def event_values(decision: Decision | JointDecision, wall_time: float) -> Values:
     """Return the fields of an event line."""
     return {"kind": "event", **decision.to_dict(), "advice": decision.advice, "wall_time": wall_time}
-
-
-def block_values(block: Values) -> Values:
-    """Return the fields of a block line."""
-    return {**block, "terms": {name: of_one._asdict() for name, of_one in block["terms"].items()}}
 
 
 def read_line(line: bytes, header: Header | None = None) -> Values:
@@ -264,11 +252,9 @@ def _read_block_line(values: Values, header: Header | None) -> Values:
     if "terms" in values:
         block = read_fields(BlockLine, values, "block")
     else:
-        of_one = read_record(TermBlock, {name: values.get(name) for name in TermBlock._fields}, "block")
-        block = read_fields(_BlockLine1, values, "block")
-        shared = {name: block["figures"].pop(name) for name in SHARED_FIGURES if name in block["figures"]}
-        figures, block["figures"] = block["figures"], shared
-        block["terms"] = {"" if header is None else header.term: of_one._replace(figures=figures)}
+        of_one, block = read_fields(TermBlock, values, "block"), read_fields(_BlockLine1, values, "block")
+        block["figures"] = {name: of_one["figures"].pop(name) for name in SHARED_FIGURES if name in of_one["figures"]}
+        block["terms"] = {"" if header is None else header.term: of_one}
     block.setdefault("dampened", [])
     _check_block(block)
     return block
@@ -281,9 +267,9 @@ def _check_block(block: Values) -> None:
         ValueError: Its figures contradict each other.
     """
     first, last, steps, terms = block["first"], block["last"], block["steps"], block["terms"].values()
-    seen, phases = (block["skipped"], block["dampened"]), [term.phases for term in terms]
-    counts = [term.reasons.values() for term in terms]
-    figures = [block["figures"], *(term.figures for term in terms)]
+    seen, phases = (block["skipped"], block["dampened"]), [term["phases"] for term in terms]
+    counts = [term["reasons"].values() for term in terms]
+    figures = [block["figures"], *(term["figures"] for term in terms)]
     agree = (
         1 <= steps <= last - first + 1
         and terms

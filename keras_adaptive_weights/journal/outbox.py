@@ -30,6 +30,8 @@ class LostFileError(OSError):
 class Outbox:
     """Bytes on their way to a store: there after `OLDEST_SECONDS` at the latest, sooner where they are many.
 
+    With `size`, `read` and `cut`, which whoever puts the bytes has, it is a file with the methods of an `AppendedFile`.
+
     Args:
         put: Puts bytes into the store, after those that it was given before. Called by one thread at a time; what it
             raised is tried again with the same bytes and those that have come since.
@@ -71,12 +73,14 @@ class Outbox:
         """How many bytes are not in the store yet."""
         return len(self._waiting)
 
-    def add(self, data: bytes) -> None:
-        """Take bytes; never waits for the store.
+    def write(self, text: str | bytes) -> None:
+        """Append to the file; it is stored some seconds later, and nobody waits for that.
 
         Raises:
-            OSError: The store was given up, which failed for ten minutes or has 64 MiB still to take.
+            OSError: The store was given up, which failed for ten minutes or has 64 MiB still to take; or the file was
+                deleted or is written by another process.
         """
+        data = text.encode("ascii") if isinstance(text, str) else text
         if self._failure is not None:
             raise self._failure
         with self._lock:
@@ -87,6 +91,9 @@ class Outbox:
             self._failure = OSError(f"{self._what} cannot be stored as fast as it grows.")
         if len(self._waiting) >= _MOST_BYTES:
             self._wake.set()
+
+    def touch(self) -> None:
+        """Do nothing: where something shows that the writer lives, the thread does."""
 
     def hasten(self) -> None:
         """Have what waits put there as soon as possible; does not wait for it."""
@@ -117,7 +124,7 @@ class Outbox:
             self._asked = False
             try:
                 self._put_all()
-            except Exception as error:  # noqa: BLE001 - raised by the next `add`, if it does not pass
+            except Exception as error:  # noqa: BLE001 - raised by the next `write`, if it does not pass
                 self._put_off(error)
 
     def close(self) -> None:
@@ -190,45 +197,3 @@ class Outbox:
             self._wake.clear()
             if not self._closed:
                 self.tend()
-
-
-class ThroughOutbox:
-    """What the files have in common that are written through an outbox, of the methods of an `AppendedFile`.
-
-    Args:
-        outbox: Theirs.
-    """
-
-    def __init__(self, outbox: Outbox) -> None:
-        self._outbox = outbox
-
-    def write(self, text: str | bytes) -> None:
-        """Append to the file; it is stored some seconds later.
-
-        Raises:
-            OSError: The store failed for ten minutes, or the file was deleted or is written by another process.
-        """
-        self._outbox.add(text.encode("ascii") if isinstance(text, str) else text)
-
-    def touch(self) -> None:
-        """Do nothing: where something shows that the writer lives, its thread does."""
-
-    def hasten(self) -> None:
-        """Have what was written stored as soon as possible; does not wait for it."""
-        self._outbox.hasten()
-
-    def flush(self) -> None:
-        """Have what was written stored, and wait for it.
-
-        Raises:
-            OSError: It cannot be stored.
-        """
-        self._outbox.flush()
-
-    def close(self) -> None:
-        """Have everything stored. Harmless if called twice.
-
-        Raises:
-            OSError: It cannot be, after a minute.
-        """
-        self._outbox.close()

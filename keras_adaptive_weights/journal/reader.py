@@ -13,7 +13,7 @@ from keras_adaptive_weights.deciding.decision import Decision, Observation
 from keras_adaptive_weights.deciding.joint import JointDecision
 from keras_adaptive_weights.deciding.plain_records import FLOAT32_MAX
 from keras_adaptive_weights.journal.header import Header
-from keras_adaptive_weights.journal.lines import MOST_LINE_BYTES, Values, read_line, read_step
+from keras_adaptive_weights.journal.lines import HEADER_LINE, MOST_LINE_BYTES, Values, read_line, read_step
 from keras_adaptive_weights.journal.regular_files import lines_of, open_regular
 from keras_adaptive_weights.journal.terms import Rows
 
@@ -167,7 +167,7 @@ class _Reading:
             elif values["kind"] == "event":
                 self._add_event(values)
         except ValueError as error:
-            if line.startswith(b'{"kind": "header"') and line.endswith(b"\n"):  # what state the steps after it had?
+            if line.startswith(HEADER_LINE) and line.endswith(b"\n"):  # what state the steps after it had?
                 raise ValueError(f"read_journal: {self._path!r}, line {number}: {error}") from None
             if headers:
                 cut_off = len(line) <= MOST_LINE_BYTES and not line.endswith(b"\n")

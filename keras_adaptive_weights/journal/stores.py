@@ -1,15 +1,14 @@
 """A store of objects, as TensorFlow's file layer reaches it: `gs://` and, by plugins, others; `ram://` in tests.
 
-What a run asks of a store is the few methods of `Store`. An object there is written whole or not at all, on most; none
-is ever appended to. TensorFlow is imported by the first question; where it is not installed, TensorBoard's stub of its
-file layer reads.
+An object there is written whole or not at all, on most; none is ever appended to. TensorFlow is imported by the first
+question; where it is not installed, TensorBoard's stub of its file layer reads.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 
 class About(NamedTuple):
@@ -19,47 +18,19 @@ class About(NamedTuple):
     changed_ns: int = 0
 
 
-class Store(Protocol):
-    """Where objects are kept by their URLs. Every method raises an `OSError` of the fitting kind where it fails."""
-
-    def schemes(self) -> list[str] | None:
-        """Return the schemes of the URLs that can be written; `None`: nobody knows."""
-
-    def names(self, folder: str) -> list[str]:
-        """Return the names of what is in a folder; none where there is no such folder, as stores know none."""
-
-    def is_object(self, path: str) -> bool:
-        """Return whether there is an object, and no folder."""
-
-    def about(self, path: str) -> About:
-        """Return what is known of an object."""
-
-    def read(self, path: str, offset: int, length: int) -> bytes:
-        """Return up to `length` bytes of an object from `offset` on."""
-
-    def write(self, path: str, data: bytes) -> None:
-        """Put an object in the place of the one that is there, if any."""
-
-    def remove(self, path: str) -> None:
-        """Remove an object."""
-
-    def make_folder(self, path: str) -> None:
-        """Make a folder and those around it, where a store has folders."""
-
-    def walk(self, root: str) -> Iterator[tuple[str, list[str]]]:
-        """Yield every folder below a root, and the names of the objects in it."""
-
-
 class TensorFlowStore:
-    """Every store that TensorFlow has a file system for."""
+    """Every store that TensorFlow has a file system for: objects by their URLs.
+
+    Every method raises an `OSError` of the fitting kind where it fails.
+    """
 
     def schemes(self) -> list[str] | None:
-        """As there; TensorBoard's stub does not know."""
+        """Return the schemes of the URLs that can be written; `None`: nobody knows, as TensorBoard's stub."""
         registered = getattr(_gfile(), "get_registered_schemes", None)
         return None if registered is None else sorted(filter(None, registered()))
 
     def names(self, folder: str) -> list[str]:
-        """As there."""
+        """Return the names of what is in a folder; none where there is no such folder, as stores know none."""
         try:
             with _errors_of(folder):
                 return [name.rstrip("/") for name in _gfile().listdir(folder)]
@@ -67,18 +38,18 @@ class TensorFlowStore:
             return []
 
     def is_object(self, path: str) -> bool:
-        """As there."""
+        """Return whether there is an object, and no folder."""
         with _errors_of(path):
             return bool(_gfile().exists(path)) and not _gfile().isdir(path)
 
     def about(self, path: str) -> About:
-        """As there."""
+        """Return what is known of an object."""
         with _errors_of(path):
             found = _gfile().stat(path)
         return About(int(found.length), int(getattr(found, "mtime_nsec", 0)))
 
     def read(self, path: str, offset: int, length: int) -> bytes:
-        """As there."""
+        """Return up to `length` bytes of an object from `offset` on."""
         gfile = _gfile()
         with _errors_of(path):
             if hasattr(gfile.GFile, "seek"):
@@ -90,7 +61,7 @@ class TensorFlowStore:
             return bytes(data[:length])
 
     def write(self, path: str, data: bytes) -> None:
-        """As there."""
+        """Put an object in the place of the one that is there, if any."""
         gfile = _gfile()
         with _errors_of(path):
             if path.startswith("ram://") and gfile.exists(path):  # where "wb" appends
@@ -99,17 +70,17 @@ class TensorFlowStore:
                 file.write(data)
 
     def remove(self, path: str) -> None:
-        """As there."""
+        """Remove an object."""
         with _errors_of(path):
             _gfile().remove(path)
 
     def make_folder(self, path: str) -> None:
-        """As there."""
+        """Make a folder and those around it, where a store has folders."""
         with _errors_of(path):
             _gfile().makedirs(path)
 
     def walk(self, root: str) -> Iterator[tuple[str, list[str]]]:
-        """As there."""
+        """Yield every folder below a root, and the names of the objects in it."""
         with _errors_of(root):
             for folder, _, names in _gfile().walk(root):
                 yield folder, names
@@ -118,7 +89,7 @@ class TensorFlowStore:
 _tensorflows = TensorFlowStore()
 
 
-def store() -> Store:
+def store() -> TensorFlowStore:
     """Return the store that all URLs are in."""
     return _tensorflows
 

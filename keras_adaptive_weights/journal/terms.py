@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_adaptive_weights.journal.header import Header
-from keras_adaptive_weights.journal.lines import OUTCOME_FIGURES, TermBlock, Values
+from keras_adaptive_weights.journal.lines import OUTCOME_FIGURES, Values
 
 _OF_THE_SUM = frozenset({"smoothed_loss", "running_average"})
 _COMMON = ("kind", "step", "total_loss", "gradient_norm", "applied", "loss_scaling", "dampening", "non_finite")
@@ -94,5 +94,5 @@ def event_of(event: Values, term: str) -> Values | None:
 def block_of(block: Values, term: str) -> Values:
     """Return what a block says of one term."""
     of_all = {name: value for name, value in block.items() if name != "terms"}
-    own: TermBlock = block["terms"][term]
-    return of_all | own._asdict() | {"figures": {**block["figures"], **own.figures}}
+    own: Values = block["terms"][term]
+    return of_all | own | {"figures": {**block["figures"], **own["figures"]}}

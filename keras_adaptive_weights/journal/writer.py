@@ -16,7 +16,7 @@ from keras_adaptive_weights.journal.backlog import Backlog, Note
 from keras_adaptive_weights.journal.blocks import BLOCK_STEPS, RunBlocks
 from keras_adaptive_weights.journal.continuation import open_journal
 from keras_adaptive_weights.journal.header import FORMAT, Header
-from keras_adaptive_weights.journal.lines import Values, block_values, encode, event_values, outcome_values, step_values
+from keras_adaptive_weights.journal.lines import Values, encode, event_values, outcome_values, step_values
 from keras_adaptive_weights.journal.places import place
 
 
@@ -143,7 +143,7 @@ class JournalWriter:
             self._block.add(values)
             yield values
         if self._block.steps >= BLOCK_STEPS:
-            yield block_values(self._block.take())
+            yield self._block.take()
         for decision in note.decisions:
             if decision.is_event:
                 yield event_values(decision, note.wall_time)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from keras_adaptive_weights.deciding.decision import Action
 from keras_adaptive_weights.deciding.printable import printable
 from keras_adaptive_weights.journal.continuation import ABANDONED, decision_of
-from keras_adaptive_weights.journal.lines import MOST_LINE_BYTES, read_line
+from keras_adaptive_weights.journal.lines import MOST_LINE_BYTES, STEP_LINE, read_line
 from keras_adaptive_weights.journal.places import Place, found
 from keras_adaptive_weights.journal.regular_files import lines_of, open_regular
 
@@ -98,7 +98,7 @@ def _words_of(path: Place, size: int, changed: int) -> tuple[_Word, ...]:
     words, unreadable, header = [], 0, None
     with open_regular(path) as file:
         for line in lines_of(file, MOST_LINE_BYTES):
-            if line.startswith(b'{"kind": "step"'):
+            if line.startswith(STEP_LINE):
                 continue
             try:
                 values = read_line(line, header)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from keras_adaptive_weights.journal.outbox import Outbox, ThroughOutbox
+from keras_adaptive_weights.journal.outbox import Outbox
 from keras_adaptive_weights.journal.places import Url
 
 _FULL_BYTES = 1 << 20
 
 
-class StoredEvents(ThroughOutbox):
+class StoredEvents(Outbox):
     """The event file at a URL, with the methods of an `AppendedFile`.
 
     Args:
@@ -25,7 +25,7 @@ class StoredEvents(ThroughOutbox):
         self.path = path
         self._later_name = later_name
         self._first = self._content = b""
-        super().__init__(Outbox(self._put, f"The event file in {str(path.parent)!r}"))
+        super().__init__(self._store, f"The event file in {str(path.parent)!r}")
 
     @property
     def size(self) -> int:
@@ -50,7 +50,7 @@ class StoredEvents(ThroughOutbox):
         """Drop what follows byte `size`."""
         self.path.write_bytes(self.path.read_bytes()[:size])
 
-    def _put(self, data: bytes) -> None:
+    def _store(self, data: bytes) -> None:
         path, content = self.path, self._content + data
         if len(self._content) >= _FULL_BYTES:
             path, content = path.parent / self._later_name(path.parent), self._first + data

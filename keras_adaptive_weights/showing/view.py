@@ -13,8 +13,9 @@ from typing import Any
 from keras_adaptive_weights.deciding.decision import Action
 from keras_adaptive_weights.deciding.shares import KEPT
 from keras_adaptive_weights.journal.blocks import FIGURES, BlockBuilder
-from keras_adaptive_weights.journal.index import JournalIndex, Span
+from keras_adaptive_weights.journal.index import JournalIndex
 from keras_adaptive_weights.journal.lines import Values
+from keras_adaptive_weights.journal.scan import Span
 
 _COARSEST = 8
 _FIRST_LOSSES = 50

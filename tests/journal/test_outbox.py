@@ -16,7 +16,7 @@ def test_at_most_ten_seconds_are_lost_when_a_process_is_killed(store):
     for second in range(1, 101):
         clock.now = float(second)
         file.write(f"{second}\n")  # a second after it was seen: the backlog's
-        file._outbox.tend()  # the thread does it once a second
+        file.tend()  # the thread does it once a second
         stored = content(store).split() if store.objects else [b"0"]
         written[second] = int(stored[-1])
     assert max(second - stored for second, stored in written.items()) == OLDEST_SECONDS - 2.0
@@ -29,13 +29,13 @@ def test_at_most_ten_seconds_are_lost_when_a_process_is_killed(store):
 def test_an_event_is_stored_at_once_and_many_bytes_are(store):
     file, _ = opened_pieces()
     file.write("step\n")
-    file._outbox.tend()
+    file.tend()
     assert store.objects == {}
     file.hasten()
-    file._outbox.tend()
+    file.tend()
     assert content(store) == b"step\n"
     file.write("x" * (1 << 20))
-    file._outbox.tend()
+    file.tend()
     assert len(content(store)) == 5 + (1 << 20)
     file.close()
 
@@ -47,11 +47,11 @@ def test_a_store_that_fails_for_a_while_is_tried_again_and_loses_nothing(store, 
         for second in range(300):
             clock.now = float(second)
             file.write(f"{second}\n")
-            file._outbox.tend()
+            file.tend()
         asked = store.told.count("names")
         store.fail = None
         clock.now = 400.0
-        file._outbox.tend()
+        file.tend()
     file.close()
     assert content(store) == b"".join(b"%d\n" % second for second in range(300))
     assert 5 <= asked <= 15  # later each time
@@ -67,7 +67,7 @@ def test_a_write_that_fails_half_way_is_replaced(store):
     store.names = lambda folder: sorted(path[len(folder) + 1 :] for path in store.objects)
     file.write("one\n")
     file.hasten()
-    file._outbox.tend()
+    file.tend()
     assert len(store.objects) == 1
     store.fail = None
     clock.now = 100.0
@@ -85,7 +85,7 @@ def test_a_store_that_never_answers_again_is_given_up_after_ten_minutes(store):
         for second in range(1000):
             clock.now = float(second)
             file.write("step\n")
-            file._outbox.tend()
+            file.tend()
 
     with pytest.raises(OSError, match="no space left"):
         write_on()
@@ -112,10 +112,10 @@ def test_at_the_end_it_is_tried_for_a_minute(store):
 def test_an_outbox_in_order_of_what_it_was_given():
     taken, clock = [], Clock()
     outbox = Outbox(taken.append, "it", clock=clock, sleep=clock.sleep)
-    outbox.add(b"a")
-    outbox.add(b"b")
+    outbox.write(b"a")
+    outbox.write(b"b")
     outbox.flush()
-    outbox.add(b"c")
+    outbox.write(b"c")
     outbox.close()
     outbox.close()
     assert (taken, outbox.waiting) == ([b"ab", b"c"], 0)

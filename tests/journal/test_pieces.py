@@ -98,7 +98,7 @@ def test_the_older_of_two_writers_stops_and_so_does_one_whose_file_is_gone(how, 
     after = content(store) if store.objects else b""
     file.write("three\n")
     file.hasten()
-    file._outbox.tend()
+    file.tend()
     with pytest.raises(LostFileError, match="deleted or replaced" if how == "deleted" else "another process, too"):
         file.write("four\n")
     with pytest.raises(LostFileError):
@@ -116,13 +116,13 @@ def test_a_writer_shows_that_it_lives_while_there_is_nothing_to_write(store):
     signs = set()
     for second in range(100):
         clock.now = float(second)
-        file._outbox.tend()
+        file.tend()
         signs.add(JOURNAL.stat().st_mtime)
     assert signs == {0.0, 30.0, 60.0, 90.0}
     assert content(store) == b"one\n"
     store.fail = OSError("503")
     clock.now = 200.0
-    file._outbox.tend()
+    file.tend()
     store.fail = None
     file.write("two\n")
     file.close()

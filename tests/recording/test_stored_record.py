@@ -120,7 +120,7 @@ def test_a_store_that_fails_for_a_while_is_no_warning_and_loses_nothing(store, t
     journal, events = record._writers[0]._file, record._writers[1]._events._file
     for file in (journal, events):
         file.hasten()
-        file._outbox.tend()
+        file.tend()
     store.fail = None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
