@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,12 +15,14 @@ from keras_adaptive_weights.deciding.joint import JointDecision
 from keras_adaptive_weights.deciding.plain_records import FLOAT32_MAX
 from keras_adaptive_weights.journal.header import Header
 from keras_adaptive_weights.journal.lines import HEADER_LINE, MOST_LINE_BYTES, Values, read_line, read_step
-from keras_adaptive_weights.journal.regular_files import lines_of, open_regular
+from keras_adaptive_weights.journal.regular_files import chunks_of, open_regular
 from keras_adaptive_weights.journal.terms import Rows
 
 _TOLD_PROBLEMS = 100
 
 
+_USUAL = Observation(0, 0.0)[4:]
+_NUMBER = "([0-9.e+-]+)"
 _new = tuple.__new__  # takes half as long as a call of the class, and this is every line
 
 
@@ -118,10 +121,8 @@ def read_journal(path: str | os.PathLike[str], *, joint: bool = False) -> Journa
     ...     print(decision.step, decision.action, decision.reason)
     65 increase loss_high
     """
-    reading = _Reading(os.fspath(path), joint=joint)
     with open_regular(path) as file:
-        reading.take(lines_of(file, MOST_LINE_BYTES))
-    return reading.journal
+        return _Reading(os.fspath(path), joint=joint).take(chunks_of(file, MOST_LINE_BYTES))
 
 
 class _Reading:
@@ -130,36 +131,66 @@ class _Reading:
     def __init__(self, path: str, *, joint: bool) -> None:
         self.journal = Journal(joint=joint)
         self._path = path
+        self._line = 0
+        self._usual: Callable[[str, int], re.Match[str] | None] | None = None
         self._pending: list[Sequence[Any]] = []
         self._pending_weights: list[Any] = []
         self._terms: tuple[str, ...] = ()
         self._untold = 0
 
-    def take(self, lines: Iterator[bytes]) -> None:
-        """Take in all lines."""
-        usual: UsualSteps | None = None
-        for number, line in enumerate(lines, 1):
-            if usual is not None and (step := usual.read(line)) is not None:
-                self._add_step(*step)
-                continue
-            headers = len(self.journal.headers)
-            if not self._take_line(number, line):
-                break
-            if len(self.journal.headers) > headers:
-                usual = None if self.journal.joint else UsualSteps(self.journal.headers[-1], self._rows)
+    def take(self, chunks: Iterable[bytes]) -> Journal:
+        """Take in all lines, many at a time."""
+        all(self._take_lines(data) for data in chunks)
         if not self.journal.headers:
             raise ValueError(f"read_journal: {self._path!r} does not begin with the header of a journal.")
         self._leave_out_pending()
         if self._untold:
             self.journal.problems.append(f"and {self._untold} more")
+        return self.journal
 
-    def _take_line(self, number: int, line: bytes) -> bool:
+    def _take_lines(self, data: bytes) -> bool:
+        """Take in whole lines; return whether what follows belongs to the same run."""
+        text, at = data.decode("latin-1"), 0  # a letter for every byte, and quicker to make numbers of
+        while (at := self._take_usual_steps(text, at)) < len(data):
+            end = data.find(b"\n", at) + 1 or len(data)
+            self._line += 1
+            if not self._take_line(data[at:end]):
+                return False
+            at = end
+        return True
+
+    def _take_usual_steps(self, text: str, at: int) -> int:
+        """Take in steps as nearly all are, in a fraction of the time a parser takes; return where others begin."""
+        if self._usual is None:
+            return at
+        terms, weights, old = self._terms, self._rows.weights, self.journal.headers[-1].format == 1
+        append, add_weight = self._segment.append, self.journal.weights.append
+        with contextlib.suppress(ValueError):  # what is no number after all
+            while (found := self._usual(text, at)) is not None:
+                number, *losses, total, norm, outcome = found.groups()
+                step, values = int(number), [*map(float, losses)]
+                of_all = None if total == "null" else float(total), None if norm == "null" else float(norm)
+                if old:
+                    if not 0.0 < (weight := values.pop(0)) <= FLOAT32_MAX:
+                        break
+                    weights[terms[0]] = weight
+                if outcome is None or self._pending:
+                    self._add_step([Observation(step, loss, *of_all) for loss in values], outcome is not None)
+                else:  # the step is an execution by itself
+                    for term, loss in zip(terms, values, strict=True):
+                        append(_new(Entry, ((_new(Observation, (step, loss, *of_all, *_USUAL)),), None, term)))
+                        add_weight(weights[term])
+                self._line += 1
+                at = found.end()
+        return at
+
+    def _take_line(self, line: bytes) -> bool:
         """Take in one line; return whether what follows belongs to the same run."""
         headers = self.journal.headers
         try:
             values = read_line(line, headers[-1] if headers else None)
             if values["kind"] == "header":
-                return self._add_header(number, values["header"])
+                return self._add_header(values["header"])
             if not headers:
                 return False
             if values["kind"] == "step":
@@ -168,25 +199,26 @@ class _Reading:
                 self._add_event(values)
         except ValueError as error:
             if line.startswith(HEADER_LINE) and line.endswith(b"\n"):  # what state the steps after it had?
-                raise ValueError(f"read_journal: {self._path!r}, line {number}: {error}") from None
+                raise ValueError(f"read_journal: {self._path!r}, line {self._line}: {error}") from None
+            cut_off = len(line) <= MOST_LINE_BYTES and not line.endswith(b"\n")
+            what = "was cut off" if cut_off else f"cannot be read ({error})"
             if headers:
-                cut_off = len(line) <= MOST_LINE_BYTES and not line.endswith(b"\n")
-                self._tell(f"line {number} {'was cut off' if cut_off else f'cannot be read ({error})'}; it is left out")
+                self._tell(f"line {self._line} {what}; it is left out")
         return bool(headers)
 
-    def _add_header(self, number: int, header: Header) -> bool:
+    def _add_header(self, header: Header) -> bool:
         headers = self.journal.headers
         if headers and header.run != headers[0].run:
-            self._tell(f"line {number} begins another run ({header.run!r:.60}); what follows is left out")
+            self._tell(f"line {self._line} begins another run ({header.run!r:.60}); what follows is left out")
             return False
         self._leave_out_pending()
         self.journal.joint = self.journal.joint or header.balance is not None
         headers.append(header)
         self._segment: list[Entry] = []
-        self._add_weight = self.journal.weights.append
         self.journal.segments.append(self._segment)
         self._rows = Rows(header)
         self._terms = ("",) if self.journal.joint else header.adaptive
+        self._usual = None if self.journal.joint else usual_step(header)
         return True
 
     def _add_unusual_step(self, values: Values) -> None:
@@ -198,11 +230,6 @@ class _Reading:
     def _add_step(self, seen: Sequence[Any], decided: bool) -> None:
         """Add a step; with the decisions after it the execution is complete."""
         weights, segment = self._rows.weights, self._segment
-        if decided and not self._pending:
-            for term, of_term in zip(self._terms, seen):  # noqa: B905 - as many: every step comes along here
-                segment.append(_new(Entry, ((of_term,), None, term)))
-                self._add_weight(weights[term] if term else dict(weights))
-            return
         self._pending.append(seen)
         self._pending_weights += [weights[term] if term else dict(weights) for term in self._terms]
         if not decided:
@@ -240,51 +267,20 @@ class _Reading:
             self._untold += 1
 
 
-class UsualSteps:
-    """Reads step lines in the usual layout, as nearly every line is: a fraction of the time a parser of JSON takes.
+def usual_step(header: Header) -> Callable[[str, int], re.Match[str] | None]:
+    """Return what matches a step line after a header in the usual layout, from a position on, up to its end.
 
-    Args:
-        header: The header before them.
-        rows: What carries the weights.
+    Its groups are the step, in format 1 the weight, the loss of each adaptive term, total loss, gradient norm, and
+    what was decided, if anything was. Of a fixed term a batch may have nothing to measure.
     """
-
-    def __init__(self, header: Header, rows: Rows) -> None:
-        number = b"([0-9.e+-]+)"
-        if header.format == 1:
-            seen, outcome = b'"weight": ' + number + b', "loss": ' + number, rb'"action": [^{}]*'
-        else:  # of a fixed term a batch may have nothing to measure
-            losses = ((json.dumps(name).encode(), name in header.adaptive) for name in header.terms)
-            parts = [re.escape(key) + b": " + number + _NEXT if read else _unread(key) for key, read in losses]
-            seen, outcome = rb'"losses": \{' + b"".join(parts) + rb"\}", rb'"decided": \{[^{}]*\}'
-        self._fullmatch = re.compile(
-            rb'\{"kind": "step", "step": ([0-9]{1,15}), %b, "total_loss": (null|[0-9.e+-]+), "gradient_norm": '
-            rb'(null|[0-9.e+-]+), "applied": true(, %b)?\}\n?' % (seen, outcome)
-        ).fullmatch
-        self._weight_of = header.term if header.format == 1 else None
-        self._rows = rows
-
-    def read(self, line: bytes) -> tuple[list[Observation], bool] | None:
-        """Return the step as seen of each adaptive term, and whether a decision came after it; None: any other line."""
-        if (match := self._fullmatch(line)) is None:
-            return None
-        number, *losses, total, norm, outcome = match.groups()
-        try:
-            if self._weight_of is not None:
-                if not 0.0 < (weight := float(losses.pop(0))) <= FLOAT32_MAX:
-                    return None
-                self._rows.weights[self._weight_of] = weight
-            step, total = int(number), None if total == b"null" else float(total)
-            norm = None if norm == b"null" else float(norm)
-            more = (total, norm, *_USUAL)
-            return [_new(Observation, (step, float(loss), *more)) for loss in losses], outcome is not None
-        except ValueError:  # no number after all
-            return None
-
-
-_USUAL = Observation(0, 0.0)[4:]
-_NEXT = rb'(?:, (?=")|(?=\}))'
-
-
-def _unread(key: bytes) -> bytes:
-    """Return a pattern for the loss of a fixed term, if there is one."""
-    return b"(?:" + re.escape(key) + rb": -?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?" + _NEXT + b")?"
+    if header.format == 1:
+        seen, outcome = f'"weight": {_NUMBER}, "loss": {_NUMBER}', r'"action": [^{}\n]*'
+    else:
+        named = ((re.escape(json.dumps(name)), name in header.adaptive) for name in header.terms)
+        fixed, after = r"-?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?", r'(?:, (?=")|(?=\}))'
+        losses = [f"{key}: {_NUMBER}{after}" if read else f"(?:{key}: {fixed}{after})?" for key, read in named]
+        seen, outcome = rf'"losses": \{{{"".join(losses)}\}}', r'"decided": \{[^{}\n]*\}'
+    return re.compile(
+        rf'\{{"kind": "step", "step": ([0-9]{{1,15}}), {seen}, "total_loss": (null|{_NUMBER[1:]}, '
+        rf'"gradient_norm": (null|{_NUMBER[1:]}, "applied": true(, {outcome})?\}}(?:\n|\Z)'
+    ).match

@@ -80,8 +80,8 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
     return data
 
 
-def lines_of(file: BinaryIO, most: int) -> Iterator[bytes]:
-    """Yield the lines from where a file stands, as far as it goes now; the last one may lack its end.
+def chunks_of(file: BinaryIO, most: int) -> Iterator[bytes]:
+    """Yield the lines from where a file stands, as far as it goes now, many at a time; the last one may lack its end.
 
     Args:
         file: The file.
@@ -93,11 +93,16 @@ def lines_of(file: BinaryIO, most: int) -> Iterator[bytes]:
     file.seek(begin)
     while left > 0 and len(rest) <= most and (data := file.read(min(left, most))):
         left -= len(data)
-        lines = (rest + data).splitlines(keepends=True)
-        rest = b"" if lines[-1].endswith(b"\n") else lines.pop()
-        yield from lines
+        lines, newline, rest = (rest + data).rpartition(b"\n")
+        if newline:
+            yield lines + newline
     if rest:
         yield rest
+
+
+def lines_of(file: BinaryIO, most: int) -> Iterator[bytes]:
+    """Yield the same lines one by one."""
+    return (line for lines in chunks_of(file, most) for line in lines.splitlines(keepends=True))
 
 
 def parse_json(data: bytes | str) -> Any:

@@ -96,17 +96,16 @@ def _decide_again(
                 states[term] = _start(header, term, envelope, base_weight)
             else:
                 states[term] = envelope.set_shadow(states[term], shadow=header.shadow)
-        for entry in _each_once(entries) if balance is not None else entries:
-            term = entry.term if entry.term in envelopes else next(iter(envelopes))
-            if entry.observations:
-                states[term], decision = envelopes[term].step(states[term], entry.observations)
-            elif entry.event is not None and entry.event.by_hand:
-                states[term], decision = _from_outside(envelopes[term], states[term], entry.event)
+        first, named = next(iter(envelopes)), header.format > 1
+        for observations, event, of in _each_once(entries) if balance is not None else entries:
+            term = of if of in envelopes else first
+            if observations:
+                states[term], decision = envelopes[term].step(states[term], observations)
+            elif event is not None and event.by_hand:
+                states[term], decision = _from_outside(envelopes[term], states[term], event)
             else:
                 continue
-            if term and header.format > 1:
-                decision = tuple.__new__(Decision, (*decision[:-1], term))  # a quick `_replace`
-            yield decision
+            yield tuple.__new__(Decision, (*decision[:-1], term)) if term and named else decision  # a quick `_replace`
 
 
 def _envelopes(

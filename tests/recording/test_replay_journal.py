@@ -18,8 +18,7 @@ from keras_adaptive_weights.deciding.joint import JointObservation
 from keras_adaptive_weights.deciding.state import ControllerState, initial_state
 from keras_adaptive_weights.journal.header import Header, TermStart
 from keras_adaptive_weights.journal.lines import encode, outcome_values, read_line, read_step, step_values
-from keras_adaptive_weights.journal.reader import Entry, Journal, UsualSteps
-from keras_adaptive_weights.journal.terms import Rows
+from keras_adaptive_weights.journal.reader import Entry, Journal, _Reading, usual_step
 from keras_adaptive_weights.journal.writer import JournalWriter
 from keras_adaptive_weights.recording.what_if import what_if
 
@@ -293,10 +292,9 @@ _FIGURES = st.one_of(st.floats(), st.floats(0.0, 10.0))
 OUTCOME = outcome_values([Decision(7, Action.HOLD, Reason.COOLING, 2.5, 2.5, {"loss_ratio": 1.25}, term="mel_loss")])
 
 
-def usual_steps():
-    terms = {"mel_loss": TermStart(2.5, CONFIG, initial_state(CONFIG, 2.5).to_dict()), "stop_loss": TermStart(1.0)}
-    header = Header("run", terms)
-    return UsualSteps(header, Rows(header))
+TERMS = {"mel_loss": TermStart(2.5, CONFIG, initial_state(CONFIG, 2.5).to_dict()), "stop_loss": TermStart(1.0)}
+HEADER = Header("run", TERMS)
+DECIDED = encode(step_values(JointObservation(10**9 + 1, {"mel_loss": 1.0})) | OUTCOME)
 
 
 @settings(max_examples=300)
@@ -322,27 +320,30 @@ def test_a_step_is_read_the_same_with_and_without_the_parser(seen, weight, outco
     step = step._replace(losses={**step.losses, "stop_loss": weight})
     values = step_values(step) | ({"weights": {"mel_loss": weight}} if told else {})
     line = (encode(values | (OUTCOME if outcome else {})) + "\n").encode()
-    quickly = usual_steps().read(line)
+    quickly = usual_step(HEADER)(line.decode(), 0)
     unusual = any(name in values for name in ("loss_scaling", "dampening", "non_finite", "weights"))
     finite = all(value is None or math.isfinite(value) for value in seen[1:4])
     assert (quickly is None) == (unusual or not finite or not seen.applied or seen.empty)
     assert (repr(read_step(read_line(line))), "decided" in read_line(line)) == (repr(step), outcome)
     assert step.of("mel_loss") == seen or seen.empty or math.isnan(seen.loss)
-    if quickly is not None:
-        assert quickly == ([seen], outcome)
+    lines = [encode({"kind": "header", "format": 2, **HEADER.to_dict()}), line.decode().strip(), DECIDED]
+    journal = _Reading("it", joint=False).take(["\n".join(lines).encode()])
+    assert repr(journal.observations[0]) == repr(step.of("mel_loss"))
+    assert [len(entry.observations) for entry in journal.entries] == ([1, 1] if outcome else [2])
 
 
 def test_a_usual_step_that_was_cut_off_or_run_into_is_none():
-    step, read = JointObservation(7, {"mel_loss": 0.5, "stop_loss": 2.0}, 1.5, 2.0), usual_steps().read
+    step, read = JointObservation(7, {"mel_loss": 0.5, "stop_loss": 2.0}, 1.5, 2.0), usual_step(HEADER)
     for values in ({}, OUTCOME):
-        line = encode(step_values(step) | values).encode()
-        assert read(line) == ([step.of("mel_loss")], bool(values))
+        line = encode(step_values(step) | values)
+        assert read(line, 0).groups()[:4] == ("7", "0.5", "1.5", "2.0")
+        assert (read(line, 0)[5] is not None) == bool(values)
         for less in ({"stop_loss"}, {"mel_loss"}):  # a fixed term may be missing
             losses = {name: loss for name, loss in step.losses.items() if name not in less}
-            there = read(encode(step_values(step._replace(losses=losses)) | values).encode())
+            there = read(encode(step_values(step._replace(losses=losses)) | values), 0)
             assert (there is not None) == ("mel_loss" in losses)
-        assert not any(read(line[:length]) for length in range(len(line)))
-        assert not any(read(line[:length] + line + b"\n") for length in range(1, len(line) + 1))
+        assert not any(read(line[:length], 0) for length in range(len(line)))
+        assert not any(read(f"{line[:length]}{line}\n", 0) for length in range(1, len(line) + 1))
 
 
 def test_a_file_that_is_no_journal_is_refused(path):
