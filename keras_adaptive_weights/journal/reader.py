@@ -279,7 +279,8 @@ def usual_step(header: Header) -> Callable[[str, int], re.Match[str] | None]:
         named = ((re.escape(json.dumps(name)), name in header.adaptive) for name in header.terms)
         fixed, after = r"-?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?", r'(?:, (?=")|(?=\}))'
         losses = [f"{key}: {_NUMBER}{after}" if read else f"(?:{key}: {fixed}{after})?" for key, read in named]
-        seen, outcome = rf'"losses": \{{{"".join(losses)}\}}', r'"decided": \{[^{}\n]*\}'
+        seen = rf'"losses": \{{{"".join(losses)}\}}'
+        outcome = r'"decided": \{[^}]*\}'  # no line that another runs into goes on with a second brace
     return re.compile(
         rf'\{{"kind": "step", "step": ([0-9]{{1,15}}), {seen}, "total_loss": (null|{_NUMBER[1:]}, '
         rf'"gradient_norm": (null|{_NUMBER[1:]}, "applied": true(, {outcome})?\}}(?:\n|\Z)'
