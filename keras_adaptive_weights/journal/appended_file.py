@@ -135,39 +135,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_in_child)
 
 
-class Appended(Protocol):
-    """A file that a run appends to: here, or in a store."""
-
-    @property
-    def path(self) -> Place:
-        """The file."""
-
-    @property
-    def size(self) -> int:
-        """The size in bytes."""
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Return up to `length` bytes from `offset`."""
-
-    def write(self, text: str | bytes) -> None:
-        """Append to the file."""
-
-    def touch(self) -> None:
-        """Show that the writer lives, where that can be shown."""
-
-    def hasten(self) -> None:
-        """Have what was written kept as soon as possible."""
-
-    def flush(self) -> None:
-        """Have what was written kept, and wait for it."""
-
-    def cut(self, size: int) -> None:
-        """Drop what follows byte `size`."""
-
-    def close(self) -> None:
-        """Close the file."""
-
-
 class Recorder(Protocol):
     """Whoever keeps a file of a run open."""
 

@@ -54,60 +54,45 @@ class BlockBuilder:
     @property
     def steps(self) -> int:
         """Number of steps collected."""
-        return self._steps
+        return int(self._block["steps"])
 
     def add(self, values: Mapping[str, Any]) -> None:
         """Take in one step."""
-        step = values["step"]
-        if not self._steps:
-            self._first = step
-            self._phases.append([step, self._phase])
-        self._last = step
-        self._steps += 1
+        block, step = self._block, values["step"]
+        if not block["steps"]:
+            block["first"] = step
+            block["phases"].append([step, self._phase])
+        block["last"] = step
+        block["steps"] += 1
         for name in FIGURES:
             value = values.get(name)
             if isinstance(value, (int, float)) and math.isfinite(value):
                 self._add_figure(name, value)
         if not values.get("applied", True):
-            self._skipped.append([step, values.get("non_finite"), bool(values.get("loss_scaling"))])
+            block["skipped"].append([step, values.get("non_finite"), bool(values.get("loss_scaling"))])
         if (factor := values.get("dampening", 1.0)) != 1.0:
-            self._dampened.append([step, factor])
-        reason = values.get("reason")
-        if reason is not None:
+            block["dampened"].append([step, factor])
+        if (reason := values.get("reason")) is not None:
             self._add_outcome(step, values.get("action"), reason)
 
-    def take(self) -> dict[str, Any]:
+    def take(self) -> Values:
         """Return the block of the steps collected, and begin the next."""
         block = self.preview()
         self._begin()
         return block
 
-    def preview(self) -> dict[str, Any]:
+    def preview(self) -> Values:
         """Return the block of the steps collected so far; more may follow."""
-        return {
-            "kind": "block",
-            "first": self._first,
-            "last": self._last,
-            "steps": self._steps,
-            "figures": self._figures,
-            "reasons": self._reasons,
-            "phases": self._phases,
-            "skipped": self._skipped,
-            "dampened": self._dampened,
-        }
+        return dict(self._block)
 
     def _begin(self) -> None:
-        self._first = self._last = self._steps = 0
-        self._figures: dict[str, list[float]] = {}
-        self._reasons: dict[str, int] = {}
-        self._phases: list[list[Any]] = []
-        self._skipped: list[list[Any]] = []
-        self._dampened: list[list[Any]] = []
+        self._block: Values = {"kind": "block", "first": 0, "last": 0, "steps": 0, "figures": {}, "reasons": {}}
+        self._block |= {"phases": [], "skipped": [], "dampened": []}
 
     def _add_figure(self, name: str, value: float) -> None:
-        seen = self._figures.get(name)
+        seen = self._block["figures"].get(name)
         if seen is None:
-            self._figures[name] = [value, value, value]
+            self._block["figures"][name] = [value, value, value]
             return
         if value < seen[0]:
             seen[0] = value
@@ -117,14 +102,15 @@ class BlockBuilder:
 
     def _add_outcome(self, step: int, action: str | None, reason: str) -> None:
         if action == Action.HOLD.value:
-            self._reasons[reason] = self._reasons.get(reason, 0) + 1
+            reasons = self._block["reasons"]
+            reasons[reason] = reasons.get(reason, 0) + 1
         phase = self._phase if reason in _NO_PHASE_CHANGE else _PHASES.get(reason, "")
         if phase != self._phase:
             self._phase = phase
-            if self._phases[-1][0] == step:
-                self._phases[-1][1] = phase
-            else:
-                self._phases.append([step, phase])
+            phases = self._block["phases"]
+            if phases[-1][0] == step:
+                phases.pop()
+            phases.append([step, phase])
 
 
 class RunBlocks:

@@ -20,17 +20,24 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 from keras_adaptive_weights.deciding.decision import Action, Decision
 from keras_adaptive_weights.deciding.joint import JointDecision, by_term
-from keras_adaptive_weights.journal.appended_file import Appended, AppendedFile, another_run
+from keras_adaptive_weights.journal.appended_file import AppendedFile, another_run
 from keras_adaptive_weights.journal.appended_pieces import AppendedPieces
 from keras_adaptive_weights.journal.header import Header
-from keras_adaptive_weights.journal.lines import HEADER_LINE, MOST_LINE_BYTES, STEP_LINE, Values, read_line
-from keras_adaptive_weights.journal.places import Place
+from keras_adaptive_weights.journal.lines import (
+    HEADER_LINE,
+    MOST_LINE_BYTES,
+    STEP_LINE,
+    Values,
+    read_decision,
+    read_line,
+)
+from keras_adaptive_weights.journal.places import Place, found
 from keras_adaptive_weights.journal.regular_files import lines_of, open_regular, parse_json
 
 ABANDONED = "abandoned"
@@ -39,7 +46,7 @@ _CHUNK, _PREFIX = 1 << 16, 64
 _logger = logging.getLogger("keras_adaptive_weights")
 
 
-def open_journal(path: Place, header: Header, header_line: str) -> Appended:
+def open_journal(path: Place, header: Header, header_line: str) -> AppendedFile | AppendedPieces:
     """Open a journal for appending, and take it back to the step that `header` goes on from.
 
     Args:
@@ -55,7 +62,7 @@ def open_journal(path: Place, header: Header, header_line: str) -> Appended:
         OSError: The file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    file: Appended = AppendedFile(path) if isinstance(path, Path) else AppendedPieces(path)
+    file = AppendedFile(path) if isinstance(path, Path) else AppendedPieces(path)
     try:
         if file.size and (keep := _bytes_to_keep(path, header)) < file.size:
             _take_back(file, keep, header, header_line)
@@ -72,7 +79,18 @@ def owner_of(path: Place) -> str | None:
     return None
 
 
-def move_aside(file: Appended, keep: int, name: str, suffix: str, first: bytes) -> Place:
+class _Appended(Protocol):
+    """What is needed here of a file that a run appends to, on this machine or in a store."""
+
+    @property
+    def path(self) -> Place: ...
+    @property
+    def size(self) -> int: ...
+    def read(self, offset: int, length: int) -> bytes: ...
+    def cut(self, size: int) -> None: ...
+
+
+def move_aside(file: _Appended, keep: int, name: str, suffix: str, first: bytes) -> Place:
     """Write `first` and what `file` holds from byte `keep` on to a new file in `abandoned/`, and cut it off `file`.
 
     Args:
@@ -84,30 +102,20 @@ def move_aside(file: Appended, keep: int, name: str, suffix: str, first: bytes) 
     """
     folder = file.path.parent / ABANDONED
     folder.mkdir(exist_ok=True)
+    taken = {path.name for path in found(folder, "*")}
     name = re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)
     names = itertools.chain([f"{name}{suffix}"], (f"{name}-{number}{suffix}" for number in itertools.count(2)))
+    copy = folder / next(one for one in names if one not in taken)
     parts = itertools.chain([first], (file.read(at, 1 << 20) for at in range(keep, file.size, 1 << 20)))
-    copy = next(new for one in names if (new := _written_anew(folder / one, parts)) is not None)
+    if isinstance(copy, Path):
+        with copy.open("xb") as new:
+            new.writelines(parts)
+            new.flush()
+            os.fsync(new.fileno())
+    else:
+        copy.write_bytes(b"".join(parts))
     file.cut(keep)
     return copy
-
-
-def _written_anew(path: Place, parts: Iterable[bytes]) -> Place | None:
-    """Write a file, if there is none of that name yet."""
-    if not isinstance(path, Path):
-        if path.is_file():
-            return None
-        path.write_bytes(b"".join(parts))
-        return path
-    try:
-        copy = path.open("xb")
-    except FileExistsError:
-        return None
-    with copy:
-        copy.writelines(parts)
-        copy.flush()
-        os.fsync(copy.fileno())
-    return path
 
 
 def _bytes_to_keep(path: Place, header: Header) -> int:
@@ -151,13 +159,6 @@ def _may_be_resumed(path: Place) -> bool:
     return False
 
 
-class _Line(NamedTuple):
-    """A line after the last step that is kept: where it begins, and what it holds."""
-
-    begin: int
-    values: Values
-
-
 def _values(line: bytes) -> Values:
     """Return what a line holds; nothing where it is a step, or cannot be read."""
     with contextlib.suppress(ValueError):
@@ -168,17 +169,20 @@ def _values(line: bytes) -> Values:
 def _restore_point(path: Place, header: Header) -> int:
     """Return where the first line begins that tells of something after what `header` goes on from."""
     end = _last_step(path, header.step)
-    tail: list[_Line] = []
+    decided: list[tuple[int, Decision | JointDecision]] = []
+    closed = False
     with open_regular(path) as file:
         file.seek(end)
         for line in lines_of(file, MOST_LINE_BYTES):
-            values = _values(line)
-            match = _STEP.match(b"\n" + line[:_PREFIX])
-            if not line.endswith(b"\n") or (int(match[1]) if match else int(values.get("step", 0))) > header.step:
+            values, match = _values(line), _STEP.match(b"\n" + line[:_PREFIX])
+            step = int(match[1]) if match else int(values.get("step", 0))
+            if step > header.step or not line.endswith(b"\n"):
                 break
-            tail.append(_Line(end, values))
+            if (event := decision_of(values)) is not None:
+                decided.append((end, event))
+            closed = closed or values.get("kind") == "end"
             end += len(line)
-    return _first_undone(tail, header, end)
+    return end if closed else _first_undone(decided, header, end)  # what was asked for since a close is in no journal
 
 
 def _last_step(path: Place, step: int) -> int:
@@ -195,19 +199,14 @@ def _last_step(path: Place, step: int) -> int:
     return 0
 
 
-def _first_undone(tail: Sequence[_Line], header: Header, end: int) -> int:
+def _first_undone(decided: Sequence[tuple[int, Decision | JointDecision]], header: Header, end: int) -> int:
     """Return where the first request begins that came after the checkpoint, though at the same step; else `end`.
 
-    The latest of the lines is looked for after which all weights and disables are as they were restored.
+    The latest of the decisions is looked for after which all weights and disables are as they were restored.
     """
-    if any(line.values.get("kind") == "end" for line in tail):
-        return end  # closed in an orderly way: what was asked for since is in no journal
-    decided = [(line.begin, event) for line in tail if (event := decision_of(line.values)) is not None]
     for after in range(len(decided), 0, -1):
-        if (
-            _agrees([one for _, event in decided[:after] for one in by_term(event)], header)
-            or not decided[after - 1][1].by_hand
-        ):
+        known = [one for _, event in decided[:after] for one in by_term(event)]
+        if _agrees(known, header) or not decided[after - 1][1].by_hand:
             return decided[after][0] if after < len(decided) else end
     undone = decided and all(one.old_weight == _state(header, one).get("weight") for one in by_term(decided[0][1]))
     return decided[0][0] if undone else end
@@ -233,11 +232,11 @@ def decision_of(values: Mapping[str, Any]) -> Decision | JointDecision | None:
     """Return the decision that a line holds, if it holds one that this version knows."""
     with contextlib.suppress(ValueError):
         if values.get("kind") == "event":
-            return JointDecision.from_dict(values) if "old_weights" in values else Decision.from_dict(values)
+            return read_decision(values)
     return None
 
 
-def _take_back(file: Appended, keep: int, header: Header, header_line: str) -> None:
+def _take_back(file: _Appended, keep: int, header: Header, header_line: str) -> None:
     """Move what follows byte `keep` aside, and say so."""
     step = header.step
     owner = _owner(file.read(0, MOST_LINE_BYTES).partition(b"\n")[0]) or "unknown"

@@ -32,39 +32,22 @@ _SELDOM = {  # left out of a step where it is as usual
 }
 
 
-class _AnyStepLine(TypedDict):
+class StepLine(TypedDict):
+    """A training step; what is as usual is left out."""
+
     step: int
+    losses: Mapping[str, _Real]
     total_loss: _Real | None
     gradient_norm: _Real | None
     applied: bool
     loss_scaling: Annotated[bool, MAY_BE_MISSING]
     dampening: Annotated[_Real, MAY_BE_MISSING]
     non_finite: Annotated[str | None, MAY_BE_MISSING]
-
-
-class StepLine(_AnyStepLine):
-    """A training step; what is as usual is left out."""
-
-    losses: Mapping[str, _Real]
     term_norms: Annotated[Mapping[str, _Real], MAY_BE_MISSING]
     shares: Annotated[Mapping[str, _Real], MAY_BE_MISSING]
     weights: Annotated[Mapping[str, float], MAY_BE_MISSING]
     proposed_weights: Annotated[Mapping[str, float], MAY_BE_MISSING]
     decided: Annotated[Mapping[str, tuple[str, str, _Figure, _Figure, _Figure, _Figure, _Figure]], MAY_BE_MISSING]
-
-
-class _StepLine1(_AnyStepLine):
-    weight: float
-    loss: _Real
-    proposed_weight: Annotated[float, MAY_BE_MISSING]
-    empty: Annotated[bool, MAY_BE_MISSING]
-    action: Annotated[str, MAY_BE_MISSING]
-    reason: Annotated[str, MAY_BE_MISSING]
-    smoothed_loss: Annotated[_Real, MAY_BE_MISSING]
-    running_average: Annotated[_Real, MAY_BE_MISSING]
-    loss_ratio: Annotated[_Real, MAY_BE_MISSING]
-    loss_variance: Annotated[_Real, MAY_BE_MISSING]
-    average_gradient_norm: Annotated[_Real, MAY_BE_MISSING]
 
 
 class _AnyEventLine(TypedDict):
@@ -102,18 +85,15 @@ class TermBlock(TypedDict):
     phases: list[tuple[int, str]]
 
 
-class _BlockLine1(TypedDict):
+class BlockLine(TypedDict):
+    """A summary of steps, see `blocks`."""
+
     first: int
     last: int
     steps: int
+    figures: Mapping[str, tuple[float, float, float]]
     skipped: list[tuple[int, str | None, bool]]
     dampened: Annotated[list[tuple[int, _Real]], MAY_BE_MISSING]
-
-
-class BlockLine(_BlockLine1):
-    """A summary of steps, see `blocks`."""
-
-    figures: Mapping[str, tuple[float, float, float]]
     terms: Mapping[str, TermBlock]
 
 
@@ -185,7 +165,7 @@ def read_line(line: bytes, header: Header | None = None) -> Values:
 
     Args:
         line: The line.
-        header: The header before it. `None`: it was not read; what a line of format 1 says stays as it is.
+        header: The header before it. `None`: it was not read; then what a line of format 1 says is of a term "".
 
     Raises:
         ValueError: It cannot be read: one sentence that says why.
@@ -205,6 +185,15 @@ def read_step(values: Mapping[str, Any]) -> JointObservation:
     return JointObservation(**{name: values[name] for name in _SEEN if name in values})
 
 
+def read_decision(values: Mapping[str, Any]) -> Decision | JointDecision:
+    """Make a decision of the fields of an event line.
+
+    Raises:
+        ValueError: It has an action or reason that this version does not know.
+    """
+    return JointDecision.from_dict(values) if "old_weights" in values else Decision.from_dict(values)
+
+
 def _read_header_line(values: Values, before: Header | None) -> Values:
     del before
     header = Header.from_dict(values)
@@ -212,23 +201,19 @@ def _read_header_line(values: Values, before: Header | None) -> Values:
 
 
 def _read_step_line(values: Values, header: Header | None) -> Values:
-    if "losses" in values or (header is not None and header.format > 1):
-        return read_fields(StepLine, values, "step")
-    old = read_fields(_StepLine1, values, "step")
-    return old if header is None else _of_today(old, header.term)
+    if "losses" not in values and (header is None or header.format == 1):
+        values = _step_of_today(values, "" if header is None else header.term)
+    return read_fields(StepLine, values, "step")
 
 
-def _of_today(old: Values, term: str) -> Values:
-    """Return what a step of format 1 says."""
-    names = ("step", "total_loss", "gradient_norm", "applied", "loss_scaling", "dampening", "non_finite")
-    step = {name: old[name] for name in names if name in old}
-    losses = {} if old.get("empty") else {term: old["loss"]}
-    values = step | {"losses": losses, "weights": {term: old["weight"]}}
+def _step_of_today(old: Values, term: str) -> Values:
+    """Return a step of format 1 as one of today's; it is checked afterwards."""
+    step = old | {"losses": {} if old.get("empty") else {term: old.get("loss")}, "weights": {term: old.get("weight")}}
     if "proposed_weight" in old:
-        values["proposed_weights"] = {term: old["proposed_weight"]}
+        step["proposed_weights"] = {term: old["proposed_weight"]}
     if "reason" in old:
-        values["decided"] = {term: [old.get("action"), old["reason"], *(old.get(name) for name in OUTCOME_FIGURES)]}
-    return values
+        step["decided"] = {term: [old.get("action"), old["reason"], *(old.get(name) for name in OUTCOME_FIGURES)]}
+    return step
 
 
 def _read_event_line(values: Values, header: Header | None) -> Values:
@@ -249,12 +234,12 @@ def _read_event_line(values: Values, header: Header | None) -> Values:
 
 
 def _read_block_line(values: Values, header: Header | None) -> Values:
-    if "terms" in values:
-        block = read_fields(BlockLine, values, "block")
-    else:
-        of_one, block = read_fields(TermBlock, values, "block"), read_fields(_BlockLine1, values, "block")
-        block["figures"] = {name: of_one["figures"].pop(name) for name in SHARED_FIGURES if name in of_one["figures"]}
-        block["terms"] = {"" if header is None else header.term: of_one}
+    if "terms" not in values and isinstance(figures := values.get("figures"), dict):  # of format 1
+        of_one = {name: values.get(name) for name in ("reasons", "phases")}
+        of_one["figures"] = {name: edges for name, edges in figures.items() if name not in SHARED_FIGURES}
+        values = values | {"terms": {"" if header is None else header.term: of_one}}
+        values["figures"] = {name: edges for name, edges in figures.items() if name in SHARED_FIGURES}
+    block = read_fields(BlockLine, values, "block")
     block.setdefault("dampened", [])
     _check_block(block)
     return block

@@ -14,7 +14,14 @@ from keras_adaptive_weights.deciding.decision import Decision, Observation
 from keras_adaptive_weights.deciding.joint import JointDecision
 from keras_adaptive_weights.deciding.plain_records import FLOAT32_MAX
 from keras_adaptive_weights.journal.header import Header
-from keras_adaptive_weights.journal.lines import HEADER_LINE, MOST_LINE_BYTES, Values, read_line, read_step
+from keras_adaptive_weights.journal.lines import (
+    HEADER_LINE,
+    MOST_LINE_BYTES,
+    Values,
+    read_decision,
+    read_line,
+    read_step,
+)
 from keras_adaptive_weights.journal.regular_files import chunks_of, open_regular
 from keras_adaptive_weights.journal.terms import Rows
 
@@ -241,7 +248,7 @@ class _Reading:
 
     def _add_event(self, values: Values) -> None:
         """Attach an event to the execution it was decided after, or add it as one asked for by hand."""
-        event: Any = JointDecision.from_dict(values) if "old_weights" in values else Decision.from_dict(values)
+        event: Any = read_decision(values)
         term = "" if self.journal.joint else values["term"]
         if self.journal.headers[-1].format == 1:
             event = event._replace(term="")

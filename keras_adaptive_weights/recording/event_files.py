@@ -28,7 +28,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SourceMetadata
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from keras_adaptive_weights.journal.appended_file import Appended, AppendedFile
+from keras_adaptive_weights.journal.appended_file import AppendedFile
 from keras_adaptive_weights.journal.continuation import move_aside
 from keras_adaptive_weights.journal.places import Place, found
 from keras_adaptive_weights.journal.regular_files import open_regular
@@ -143,7 +143,7 @@ class EventFile:
         self._file.close()
 
 
-def _appended(path: Place) -> Appended:
+def _appended(path: Place) -> AppendedFile | StoredEvents:
     """Return an event file to append to."""
     return AppendedFile(path) if isinstance(path, Path) else StoredEvents(path, _later_name)
 
