@@ -24,7 +24,8 @@ from keras_adaptive_weights.operating.text import Style, change_of, print_json, 
 from keras_adaptive_weights.recording.run_folder import find_journal
 from keras_adaptive_weights.recording.what_if import CAVEAT, WhatIf, parse_settings, what_if
 from keras_adaptive_weights.showing.picture import draw_run, write_picture
-from keras_adaptive_weights.showing.report import Report, make_report, open_index, to_html, to_text
+from keras_adaptive_weights.showing.report import Report, make_report, open_index
+from keras_adaptive_weights.showing.report_pages import to_html, to_text
 from keras_adaptive_weights.showing.what_if_picture import draw_what_if
 from keras_adaptive_weights.version import __version__
 

@@ -17,7 +17,8 @@ from keras_adaptive_weights.deciding.printable import encodable, printable
 from keras_adaptive_weights.journal.lines import encode
 from keras_adaptive_weights.recording.what_if import CAVEAT, SHADOW, WhatIf
 from keras_adaptive_weights.showing.explain import headline, moves_of
-from keras_adaptive_weights.showing.report import Report, balance_of
+from keras_adaptive_weights.showing.report import Report
+from keras_adaptive_weights.showing.report_pages import balance_of
 from keras_adaptive_weights.showing.verdict import duration, standing_text
 
 _ROWS = 60

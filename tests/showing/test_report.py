@@ -13,7 +13,8 @@ from keras_adaptive_weights.deciding.decision import Reason
 from keras_adaptive_weights.recording.run_folder import find_journal, liveliness
 from keras_adaptive_weights.showing.explain import meaning
 from keras_adaptive_weights.showing.picture import draw_run
-from keras_adaptive_weights.showing.report import make_report, open_index, to_html, to_text
+from keras_adaptive_weights.showing.report import make_report, open_index
+from keras_adaptive_weights.showing.report_pages import to_html, to_text
 from keras_adaptive_weights.showing.what_if_picture import draw_what_if
 
 

@@ -18,7 +18,8 @@ from keras_adaptive_weights.journal.index import JournalIndex
 from keras_adaptive_weights.operating.command_line import main
 from keras_adaptive_weights.showing import picture, what_if_picture
 from keras_adaptive_weights.showing.dashboard.plugin import AdaptiveWeightsPlugin
-from keras_adaptive_weights.showing.report import make_report, to_html, to_text
+from keras_adaptive_weights.showing.report import make_report
+from keras_adaptive_weights.showing.report_pages import to_html, to_text
 from keras_adaptive_weights.showing.verdict import concerns
 from keras_adaptive_weights.showing.view import parts_of_the_gradient, view
 

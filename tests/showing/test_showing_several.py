@@ -13,7 +13,8 @@ from werkzeug.wrappers import Response
 from keras_adaptive_weights.journal.index import JournalIndex
 from keras_adaptive_weights.operating.command_line import main
 from keras_adaptive_weights.showing.dashboard.plugin import AdaptiveWeightsPlugin
-from keras_adaptive_weights.showing.report import make_report, to_html, to_text
+from keras_adaptive_weights.showing.report import make_report
+from keras_adaptive_weights.showing.report_pages import to_html, to_text
 from keras_adaptive_weights.showing.view import first_average, view
 
 TERMS = ["mel_loss", "stop_loss", "pitch_loss"]

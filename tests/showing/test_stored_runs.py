@@ -14,7 +14,8 @@ from keras_adaptive_weights.journal.places import Url
 from keras_adaptive_weights.operating.command_line import main
 from keras_adaptive_weights.operating.control import Switch
 from keras_adaptive_weights.showing.dashboard.plugin import AdaptiveWeightsPlugin
-from keras_adaptive_weights.showing.report import make_report, to_text
+from keras_adaptive_weights.showing.report import make_report
+from keras_adaptive_weights.showing.report_pages import to_text
 
 ROOT = Url("fake://bucket/runs")
 

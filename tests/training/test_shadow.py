@@ -17,7 +17,8 @@ from keras_adaptive_weights.operating.text import Style, status_lines, what_if_l
 from keras_adaptive_weights.recording.what_if import what_if
 from keras_adaptive_weights.showing.dashboard.store import RunStore
 from keras_adaptive_weights.showing.picture import draw_run
-from keras_adaptive_weights.showing.report import make_report, to_text
+from keras_adaptive_weights.showing.report import make_report
+from keras_adaptive_weights.showing.report_pages import to_text
 from keras_adaptive_weights.showing.view import view
 
 pytestmark = pytest.mark.usefixtures("graphs_as_traced", "traced_models")
