@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from keras_adaptive_weights.journal.outbox import LostFileError, Outbox
 from keras_adaptive_weights.journal.pieces import ALIVE, Piece, PiecedFile, all_pieces, piece_of, pieces_in_force
@@ -95,33 +95,26 @@ class AppendedPieces(Outbox):
         self._look()
         whole = self._of_small + data
         joins = bool(self._small) and (len(whole) >= _FULL_BYTES or len(self._small) >= _MOST_SMALL)
-        begin, content = (self._small[0].begin, whole) if joins else (self._stored, data)
+        replaced, kept = (self._small, []) if joins else ([], self._small)
+        begin, content = (replaced[0].begin, whole) if joins else (self._stored, data)
         piece = piece_of(self.path.name, begin, begin + len(content), self._writer)
         self._write(piece, content)
         self._stored = piece.end
-        replaced = self._small if joins else []
-        if len(content) >= _FULL_BYTES:
-            self._small, self._of_small = [], b""
-        else:
-            self._small = [piece] if joins else [*self._small, piece]
-            self._of_small = content if joins else whole
+        full = len(content) >= _FULL_BYTES
+        self._small, self._of_small = ([], b"") if full else ([*kept, piece], whole)
         for old in replaced:
             del self._there[old.name]
-        self._doubtful |= {old.name for old in replaced}
-        self._remove(self._doubtful)
+            self._doubtful.add(old.name)
+        for name in list(self._doubtful):  # none of the file's any more; one that stays does no harm
+            with contextlib.suppress(OSError):
+                (self.path.parent / name).unlink()
+                self._doubtful.discard(name)
 
     def _write(self, piece: Piece, content: bytes) -> None:
         self._doubtful.add(piece.name)  # one that fails may be there, too
         (self.path.parent / piece.name).write_bytes(content)
         self._doubtful.remove(piece.name)
         self._there[piece.name] = piece
-
-    def _remove(self, names: Iterable[str]) -> None:
-        """Remove objects that are none of the file's any more; one that stays does no harm."""
-        for name in list(names):
-            with contextlib.suppress(OSError):
-                (self.path.parent / name).unlink()
-                self._doubtful.discard(name)
 
     def _look(self) -> None:
         """Refuse to go on where the file was deleted, or where somebody else writes."""

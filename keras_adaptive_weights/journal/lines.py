@@ -224,12 +224,13 @@ def _read_event_line(values: Values, header: Header | None) -> Values:
     if header is None:
         return event
     event.setdefault("term", "" if joint else header.term)
-    weights = [event[name] for name in ("old_weights", "new_weights", "held_weights") if name in event]
-    of = {frozenset(given) for given in weights} if joint else {frozenset([event["term"]])}
-    if not all(names == set(header.adaptive) if joint else names <= set(header.adaptive) for names in of):
-        raise ValueError(
-            f"event: its terms are not those of the header. Received: {[sorted(one) for one in of]!r:.200}."
-        )
+    if joint:
+        about = [set(event[name]) for name in ("old_weights", "new_weights", "held_weights") if name in event]
+        fits = all(names == set(header.adaptive) for names in about)
+    else:
+        about, fits = [{event["term"]}], event["term"] in header.adaptive
+    if not fits:
+        raise ValueError(f"event: its terms are not those of the header. Received: {[*map(sorted, about)]!r:.200}.")
     return event
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -104,7 +103,7 @@ class PiecedFile:
         self._folder, _, self._file = path.rpartition("/")
         self._lock = threading.Lock()
         self._pieces: list[Piece] = []
-        self._contents: OrderedDict[str, bytes] = OrderedDict()
+        self._contents: dict[str, bytes] = {}
 
     def size(self) -> int:
         """Return the size in bytes now.
@@ -149,16 +148,11 @@ class PiecedFile:
         content = self._contents.get(piece.name, b"")
         if len(content) < piece.size and piece.name:
             content = store().read(f"{self._folder}/{piece.name}", 0, piece.size)
-            self._keep(piece.name, content)
+            latest = [*self._contents.items()][1 - _KEPT_PIECES :]
+            self._contents = dict(latest) | {piece.name: content}
         have = len(content)
         missing = b"" if last else _gap(max(0, begin - have), end - have, piece.size - have)
         return content[begin:end] + missing
-
-    def _keep(self, name: str, content: bytes) -> None:
-        self._contents[name] = content
-        self._contents.move_to_end(name)
-        if len(self._contents) > _KEPT_PIECES:
-            self._contents.popitem(last=False)
 
 
 def _read_name(name: str, file: str) -> Piece | None:

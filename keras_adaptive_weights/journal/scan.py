@@ -94,12 +94,7 @@ class Scan:
         headers: All headers.
         events: The event lines in force, oldest first.
         standing: By term, how its weight stands after the last line.
-        ended: Whether the last writer closed the journal in an orderly way.
-        problems: How many lines could not be read.
-        problem_texts: The first 20 of them, one sentence each.
-        superseded: How many events were superseded by a resume from an earlier step.
-        generation: Grows when something already told was taken back (the file was replaced, or a run resumed).
-        position: Bytes taken in so far.
+        position: Bytes taken in so far. For the others see `JournalIndex`, which tells of them.
     """
 
     def __init__(self, path: str) -> None:
@@ -122,12 +117,7 @@ class Scan:
         self._read_rows = lru_cache(maxsize=_KEPT_RANGES)(self._step_rows)
 
     def refresh(self) -> bool:
-        """Take in what was written since; return whether there was anything new.
-
-        Raises:
-            OSError: The file cannot be read.
-            ValueError: The file is no journal, or its format is newer than this package.
-        """
+        """See `JournalIndex.refresh`."""
         with self._lock:
             size = self._file.size()
             if size < self.position or not self._is_the_same_file():
