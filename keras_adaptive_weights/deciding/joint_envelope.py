@@ -26,7 +26,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from keras_adaptive_weights.deciding import safeguards
 from keras_adaptive_weights.deciding.approach import bounds, nearest, part_of, reason_to_stay, usable, way_to
@@ -34,11 +34,11 @@ from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Action, Observation, Reason
 from keras_adaptive_weights.deciding.intake import feed
 from keras_adaptive_weights.deciding.joint import JointDecision, JointObservation, Term, Weights
+from keras_adaptive_weights.deciding.joint_state import JointCore, JointState, StoredState
 from keras_adaptive_weights.deciding.plain_records import read_record
-from keras_adaptive_weights.deciding.state import ControllerState, EnvelopeState, Trial
+from keras_adaptive_weights.deciding.state import ControllerState
 from keras_adaptive_weights.deciding.statistics import Comparison, Series, mean
 from keras_adaptive_weights.deciding.strategy import (
-    Proposal,
     Strategy,
     checked_proposal,
     checked_state,
@@ -52,51 +52,6 @@ _LARGEST = 1e200
 _ALL_LOOKED_AT, _LOOKED_AT_EVERY = 10, 100
 """First steps in all of which a strategy's state is seen to be one that can be stored; then it is once in so many."""
 _CALIBRATE_BEHIND = frozenset({None, Reason.WARMUP, Reason.HIGH_VARIANCE, Reason.UNSTABLE, Reason.COLLECTING})
-
-
-class JointCore(EnvelopeState[Weights]):
-    """Weights, counters and the statistics of the objective."""
-
-    __slots__ = ()
-
-    def of(self, term: str) -> ControllerState:
-        """Return the state with the weights of one term, as that of one weight."""
-        previous, held, trial = self.previous_weight, self.held_weight, self.trial
-        fields: dict[str, Any] = self._asdict() | {
-            "weight": self.weight[term],
-            "base_weight": self.base_weight[term],
-            "previous_weight": None if previous is None else previous[term],
-            "held_weight": None if held is None else held[term],
-            "trial": trial and Trial[float](trial.previous_weight[term], *trial[1:]),
-        }
-        return ControllerState(**fields)
-
-
-class JointState(NamedTuple):
-    """Everything a joint envelope remembers. Frozen, and bounded where the strategy's state is.
-
-    Attributes:
-        core: Weights, counters and the statistics of the objective.
-        recent: Raw losses of the newest finite steps by term, oldest first. Where a batch lacked the term, its mean.
-        strategy: The strategy's state.
-        proposal: What the strategy proposed last.
-        calibrated: Whether the one calibration was made or missed.
-    """
-
-    core: JointCore
-    recent: Mapping[str, tuple[float, ...]]
-    strategy: Any
-    proposal: Proposal = Proposal()
-    calibrated: bool = False
-
-
-class _Stored(NamedTuple):
-    """A stored state but for what the strategy knows."""
-
-    core: JointCore
-    recent: Mapping[str, tuple[float, ...]]
-    proposal: Proposal
-    calibrated: bool
 
 
 @dataclass(frozen=True)
@@ -229,7 +184,9 @@ class JointEnvelope:
         Raises:
             ValueError: A field is missing, unknown (of a newer version), or holds something else than it should.
         """
-        stored = read_record(_Stored, {key: value for key, value in values.items() if key != "strategy"}, "JointState")
+        stored = read_record(
+            StoredState, {key: value for key, value in values.items() if key != "strategy"}, "JointState"
+        )
         state = self.initial()._replace(core=self._within(stored.core), calibrated=stored.calibrated)
         if set(stored.core.weight) != set(self._adaptive) or self.name not in values.get("strategy", {}):
             return self.reset(state)[0]._replace(calibrated=True)

@@ -12,9 +12,9 @@ event, where the model is saved, at a mebibyte and at the end; so at most the la
 longer only where the store itself fails. There is no lock.
 
 `lines` and `header` say what is written and check what is read, `writer` appends behind a `backlog`, `continuation`
-goes on where a run was resumed; `reader` reads a journal whole, `index` answers for an overview or a window, `terms`
-tells what lines about several terms say of one. The folder around the file is the business of `recording`, what people
-look at that of `showing`.
+goes on where a run was resumed; `reader` reads a journal whole, `scan` only what is no step, from which `index` answers
+for an overview or a window; `terms` tells what lines about several terms say of one. The folder around the file is the
+business of `recording`, what people look at that of `showing`.
 
 Six kinds of lines, told apart by `kind`, which comes first; their fields are the classes in `lines`:
 

@@ -75,6 +75,11 @@ class _Open:
     spans: list[Span] = field(default_factory=list)
     damaged: bool = False
 
+    @property
+    def begin(self) -> int:
+        """Byte at which the lines of the steps begin that are in none of the blocks yet."""
+        return self.spans[-1].end if self.spans else self.start
+
 
 class Standing(NamedTuple):
     """How a weight stands after the last line: in force, decided on, and whether adaptation is disabled."""
@@ -155,8 +160,7 @@ class Scan:
             if (run := self._open) is None:
                 return []
             self._parse(run)
-            begin = run.spans[-1].end if run.spans else run.start
-            unfinished = [self._span(begin, run.parsed, run.builder.preview())] if run.builder.steps else []
+            unfinished = [self._span(run.begin, run.parsed, run.builder.preview())] if run.builder.steps else []
             return self._spans + run.spans + unfinished
 
     def _span(self, start: int, end: int, block: Values) -> Span:
@@ -291,8 +295,7 @@ class Scan:
                 if step is not None:
                     run.builder.add(step)
                 if run.builder.steps >= 2 * BLOCK_STEPS:
-                    begin = run.spans[-1].end if run.spans else run.start
-                    run.spans.append(self._span(begin, run.parsed, run.builder.take()))
+                    run.spans.append(self._span(run.begin, run.parsed, run.builder.take()))
 
 
 def _other_lines(data: bytes) -> Iterator[int]:

@@ -10,7 +10,8 @@ from typing import Any
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Action
 from keras_adaptive_weights.deciding.joint import JointDecision, JointObservation, Term, Weights
-from keras_adaptive_weights.deciding.joint_envelope import JointEnvelope, JointState
+from keras_adaptive_weights.deciding.joint_envelope import JointEnvelope
+from keras_adaptive_weights.deciding.joint_state import JointState
 from keras_adaptive_weights.deciding.observations import all_joint_observations
 from keras_adaptive_weights.deciding.state import ControllerState
 from keras_adaptive_weights.deciding.strategy import Strategy

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
 from keras_adaptive_weights.deciding.decision import Reason
 from keras_adaptive_weights.deciding.joint import JointDecision, JointObservation, Term
-from keras_adaptive_weights.deciding.joint_envelope import JointState
+from keras_adaptive_weights.deciding.joint_state import JointState
 
 QUICK = AdaptiveWeightConfig(
     warmup_steps=20, cooling_period=12, min_stable_steps=5, reference_steps=20, loss_smoothing_factor=0.3
