@@ -15,7 +15,7 @@ A block says about the steps since the block (or header) before it:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -26,6 +26,7 @@ from keras_adaptive_weights.journal.terms import Rows
 
 BLOCK_STEPS = 256
 FIGURES = ("weight", "proposed_weight", "loss", "total_loss", "gradient_norm", "term_norm", "share", *OUTCOME_FIGURES)
+_OF_TERM = ("figures", "reasons", "phases")
 _PHASES = {
     Reason.WARMUP.value: "warmup",
     Reason.COOLING.value: "cooling",
@@ -45,10 +46,12 @@ class BlockBuilder:
 
     Args:
         phase: The phase before the first step.
+        figures: Names of the figures to collect.
     """
 
-    def __init__(self, phase: str = "") -> None:
+    def __init__(self, phase: str = "", figures: Sequence[str] = FIGURES) -> None:
         self._phase = phase
+        self._figures = figures
         self._begin()
 
     @property
@@ -64,7 +67,7 @@ class BlockBuilder:
             block["phases"].append([step, self._phase])
         block["last"] = step
         block["steps"] += 1
-        for name in FIGURES:
+        for name in self._figures:
             value = values.get(name)
             if isinstance(value, (int, float)) and math.isfinite(value):
                 self._add_figure(name, value)
@@ -86,8 +89,8 @@ class BlockBuilder:
         return dict(self._block)
 
     def _begin(self) -> None:
-        self._block: Values = {"kind": "block", "first": 0, "last": 0, "steps": 0, "figures": {}, "reasons": {}}
-        self._block |= {"phases": [], "skipped": [], "dampened": []}
+        self._block: Values = {"kind": "block", "first": 0, "last": 0, "steps": 0, "skipped": [], "dampened": []}
+        self._block |= {"figures": {}, "reasons": {}, "phases": []}
 
     def _add_figure(self, name: str, value: float) -> None:
         seen = self._block["figures"].get(name)
@@ -123,35 +126,31 @@ class RunBlocks:
 
     def __init__(self, header: Header, phases: Mapping[str, str] = MappingProxyType({})) -> None:
         self._rows = Rows(header)
-        self._builders = {name: BlockBuilder(phases.get(name, "")) for name in header.terms}
-        self._one = next(iter(self._builders.values()))
+        self._shared = BlockBuilder(figures=SHARED_FIGURES)
+        own = tuple(name for name in FIGURES if name not in SHARED_FIGURES)
+        self._of_terms = {name: BlockBuilder(phases.get(name, ""), own) for name in header.terms}
 
     @property
     def steps(self) -> int:
         """Number of steps collected."""
-        return self._one.steps
+        return self._shared.steps
 
     def add(self, values: Values) -> None:
         """Take in one step line."""
+        self._shared.add(values)
         for name, row in self._rows.split(values).items():
-            self._builders[name].add(row)
+            self._of_terms[name].add(row)
 
     def take(self) -> Values:
         """Return the block of the steps collected, and begin the next."""
-        return _of_all({name: builder.take() for name, builder in self._builders.items()})
+        block = self.preview()
+        for builder in (self._shared, *self._of_terms.values()):
+            builder.take()
+        return block
 
     def preview(self) -> Values:
         """Return the block of the steps collected so far; more may follow."""
-        return _of_all({name: builder.preview() for name, builder in self._builders.items()})
-
-
-def _of_all(blocks: Mapping[str, Values]) -> Values:
-    """Return one block for those of all terms over the same steps."""
-    terms = {}
-    for name, block in blocks.items():
-        figures = {figure: edges for figure, edges in block["figures"].items() if figure not in SHARED_FIGURES}
-        terms[name] = {"figures": figures, "reasons": block["reasons"], "phases": block["phases"]}
-    one = next(iter(blocks.values()))
-    shared = {figure: one["figures"][figure] for figure in SHARED_FIGURES if figure in one["figures"]}
-    names = ("kind", "first", "last", "steps", "skipped", "dampened")
-    return {**{name: one[name] for name in names}, "figures": shared, "terms": terms}
+        block = self._shared.preview()
+        del block["reasons"], block["phases"]
+        each = {name: builder.preview() for name, builder in self._of_terms.items()}
+        return block | {"terms": {name: {part: one[part] for part in _OF_TERM} for name, one in each.items()}}
