@@ -58,8 +58,8 @@ class Outbox:
         self._clock = clock
         self._sleep = sleep
         self._waiting = bytearray()
-        self._since = self._failing_since = 0.0
-        self._failures = 0
+        self._since = 0.0
+        self._failing_since: float | None = None
         self._again_at = -float("inf")
         self._asked = self._closed = False
         self._failure: Exception | None = None
@@ -173,9 +173,9 @@ class Outbox:
         with self._lock:
             del self._waiting[: len(data)]
             self._since = begun
-        if self._failures:
+        if self._failing_since is not None:
             _logger.warning("%s is stored again.", self._what)
-        self._failures, self._again_at, self._lived = 0, -float("inf"), self._clock()
+        self._failing_since, self._again_at, self._lived = None, -float("inf"), self._clock()
 
     def _put_off(self, error: Exception) -> None:
         """Try again later, later each time; after ten minutes, or where it is no use, never."""
@@ -183,13 +183,13 @@ class Outbox:
             self._failure = error
             return
         now = self._clock()
-        if not self._failures:
+        if self._failing_since is None:
             self._failing_since = now
             _logger.warning("%s cannot be stored, and is kept in memory until it can: %s", self._what, error)
-        if now - self._failing_since >= _PATIENCE_SECONDS:
+        failing = now - self._failing_since
+        if failing >= _PATIENCE_SECONDS:
             self._failure = error
-        self._again_at = now + min(_LONGEST_PAUSE_SECONDS, 2.0**self._failures)
-        self._failures += 1
+        self._again_at = now + min(_LONGEST_PAUSE_SECONDS, max(_TICK_SECONDS, failing))
 
     def _tend_regularly(self) -> None:
         while not self._closed and self._failure is None:

@@ -147,7 +147,9 @@ class _Reading:
 
     def take(self, chunks: Iterable[bytes]) -> Journal:
         """Take in all lines, many at a time."""
-        all(self._take_lines(data) for data in chunks)
+        for data in chunks:
+            if not self._take_lines(data):
+                break
         if not self.journal.headers:
             raise ValueError(f"read_journal: {self._path!r} does not begin with the header of a journal.")
         self._leave_out_pending()
@@ -207,9 +209,9 @@ class _Reading:
         except ValueError as error:
             if line.startswith(HEADER_LINE) and line.endswith(b"\n"):  # what state the steps after it had?
                 raise ValueError(f"read_journal: {self._path!r}, line {self._line}: {error}") from None
-            cut_off = len(line) <= MOST_LINE_BYTES and not line.endswith(b"\n")
-            what = "was cut off" if cut_off else f"cannot be read ({error})"
             if headers:
+                cut_off = len(line) <= MOST_LINE_BYTES and not line.endswith(b"\n")
+                what = "was cut off" if cut_off else f"cannot be read ({error})"
                 self._tell(f"line {self._line} {what}; it is left out")
         return bool(headers)
 
