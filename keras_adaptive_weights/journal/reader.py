@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from keras_adaptive_weights.deciding.decision import Decision, Observation
 from keras_adaptive_weights.deciding.joint import JointDecision
-from keras_adaptive_weights.deciding.plain_records import FLOAT32_MAX
 from keras_adaptive_weights.journal.header import Header
 from keras_adaptive_weights.journal.lines import (
     HEADER_LINE,
@@ -28,7 +27,6 @@ from keras_adaptive_weights.journal.terms import Rows
 _TOLD_PROBLEMS = 100
 
 
-_USUAL = Observation(0, 0.0)[4:]
 _NUMBER = "([0-9.e+-]+)"
 _new = tuple.__new__  # takes half as long as a call of the class, and this is every line
 
@@ -172,26 +170,32 @@ class _Reading:
         """Take in steps as nearly all are, in a fraction of the time a parser takes; return where others begin."""
         if self._usual is None:
             return at
-        terms, weights, old = self._terms, self._rows.weights, self.journal.headers[-1].format == 1
-        append, add_weight = self._segment.append, self.journal.weights.append
+        usual, terms, append, alone = self._usual, self._terms, self._segment.append, 0
+        applied, scaling, dampening, what, empty = Observation(0, 0.0)[4:]
+        weight = str(self._rows.weights[terms[0]]) if self.journal.headers[-1].format == 1 else None
         with contextlib.suppress(ValueError):  # what is no number after all
-            while (found := self._usual(text, at)) is not None:
+            while (found := usual(text, at)) is not None:
                 number, *losses, total, norm, outcome = found.groups()
+                if weight is not None and losses.pop(0) != weight:
+                    break
                 step, values = int(number), [*map(float, losses)]
-                of_all = None if total == "null" else float(total), None if norm == "null" else float(norm)
-                if old:
-                    if not 0.0 < (weight := values.pop(0)) <= FLOAT32_MAX:
-                        break
-                    weights[terms[0]] = weight
-                if outcome is None or self._pending:
-                    self._add_step([Observation(step, loss, *of_all) for loss in values], outcome is not None)
-                else:  # the step is an execution by itself
-                    for term, loss in zip(terms, values, strict=True):
-                        append(_new(Entry, ((_new(Observation, (step, loss, *of_all, *_USUAL)),), None, term)))
-                        add_weight(weights[term])
+                total, norm = None if total == "null" else float(total), None if norm == "null" else float(norm)
+                if outcome is not None and not self._pending:  # an execution by itself
+                    for term, loss in zip(terms, values):  # noqa: B905 - as many: every step comes along here
+                        seen = step, loss, total, norm, applied, scaling, dampening, what, empty
+                        append(_new(Entry, ((_new(Observation, seen),), None, term)))
+                    alone += 1
+                else:
+                    self._add_weights(alone)
+                    self._add_step([Observation(step, loss, total, norm) for loss in values], outcome is not None)
+                    alone = 0
                 self._line += 1
                 at = found.end()
+        self._add_weights(alone)  # no usual step says that one has changed
         return at
+
+    def _add_weights(self, steps: int) -> None:
+        self.journal.weights += [self._rows.weights[term] for term in self._terms] * steps
 
     def _take_line(self, line: bytes) -> bool:
         """Take in one line; return whether what follows belongs to the same run."""
@@ -279,7 +283,7 @@ class _Reading:
 def usual_step(header: Header) -> Callable[[str, int], re.Match[str] | None]:
     """Return what matches a step line after a header in the usual layout, from a position on, up to its end.
 
-    Its groups are the step, in format 1 the weight, the loss of each adaptive term, total loss, gradient norm, and
+    Its groups are the step, in format 1 its weight, the loss of each adaptive term, total loss, gradient norm, and
     what was decided, if anything was. Of a fixed term a batch may have nothing to measure.
     """
     if header.format == 1:
