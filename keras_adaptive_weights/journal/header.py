@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypedDict
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 from keras_adaptive_weights.deciding.config import AdaptiveWeightConfig
-from keras_adaptive_weights.deciding.plain_records import FLOAT32_MAX, read_fields
+from keras_adaptive_weights.deciding.plain_records import FLOAT32_MAX, MAY_BE_MISSING, read_fields
 from keras_adaptive_weights.deciding.state import ControllerState
 from keras_adaptive_weights.deciding.term_names import REGULARIZATION
 from keras_adaptive_weights.version import __version__
@@ -127,12 +127,10 @@ class Header:
         if version > FORMAT:
             raise ValueError(f"it has format {version}, this package reads up to {FORMAT}: install a newer version.")
         about = read_fields(_Line, values, "header")
+        given = values.get("terms")
         if version == 1:
-            old = read_fields(_Line1, values, "header")
-            start = {"weight": old["base_weight"], "config": values.get("config"), "state": values.get("state")}
-            given: Any = {old["term"]: start}
-        else:
-            given = values.get("terms")
+            start = {"weight": values.get("base_weight"), "config": values.get("config"), "state": values.get("state")}
+            given = {about.get("term"): start}
         if not isinstance(given, Mapping) or not given or not all(isinstance(name, str) for name in given):
             raise ValueError(f"header: field `terms` must be a mapping of names to terms. Received: {given!r:.200}.")
         terms = {name: _read_term(term) for name, term in given.items()}
@@ -153,13 +151,7 @@ def _is_balance(values: Any) -> bool:
 class _Line(TypedDict):
     version: str
     run: str
-
-
-class _Line1(TypedDict):
-    """What format 1 says of the one term that it is about."""
-
-    term: str
-    base_weight: float
+    term: Annotated[str, MAY_BE_MISSING]  # in format 1, which was about this one
 
 
 def _read_term(values: Any) -> TermStart:

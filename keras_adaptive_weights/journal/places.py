@@ -21,6 +21,7 @@ from keras_adaptive_weights.journal.stores import store
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _LOST_SLASH = re.compile(r"(?:file|gs|s3|hdfs|viewfs|az|ram|https?):[/\\]")
 _OF_PLUGINS = ("s3", "hdfs", "viewfs", "har", "az")
+_PLUGIN = "Write `pip install tensorflow-io` (in a version for this TensorFlow) and `import tensorflow_io` before it"
 _BUFFER_BYTES = 1 << 20
 
 
@@ -175,9 +176,11 @@ def place(path: str | os.PathLike[str], owner: str, argument: str = "path") -> P
     if scheme is not None:
         schemes = store().schemes()
         if schemes is not None and scheme not in schemes:
+            way = _PLUGIN if scheme in _OF_PLUGINS else "Import what registers a file system for it before"
             raise ValueError(
                 f"{owner}: argument `{argument}` must be a path, or a URL that TensorFlow has a file system "
-                f"for. Received: {argument}={text!r} with scheme {scheme!r}; there are {schemes}. {_remedy(scheme)}"
+                f"for. Received: {argument}={text!r} with scheme {scheme!r}; there are {schemes}. {way}, or "
+                "give a folder of this machine, on which the store may be mounted."
             )
         return Url(text)
     if _LOST_SLASH.match(text):
@@ -219,17 +222,6 @@ def _local(text: str, owner: str, argument: str) -> Path:
     from urllib.request import url2pathname  # noqa: PLC0415 - imports what talks to servers
 
     return Path(url2pathname(parts.path))
-
-
-def _remedy(scheme: str) -> str:
-    """Say what a person can do who wants to use a scheme that there is no file system for."""
-    local = "give a folder of this machine, on which the store may be mounted"
-    if scheme in _OF_PLUGINS:
-        return (
-            "Write `pip install tensorflow-io` (in a version for this TensorFlow) and `import tensorflow_io` before "
-            f"it, or {local}."
-        )
-    return f"Import what registers a file system for it before, or {local}."
 
 
 class _Reader(io.RawIOBase):
