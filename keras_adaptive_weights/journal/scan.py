@@ -221,6 +221,8 @@ class Scan:
             if self._open is not None:
                 self._open.damaged = True
             return
+        if not self.headers and values["kind"] != "header":  # of two kinds in a line the last one counts
+            raise ValueError(f"{self.path!r} does not begin with the header of a journal.")
         match values["kind"]:
             case "block" if self._open is not None:
                 self._take_block(self._open, values, start, end)

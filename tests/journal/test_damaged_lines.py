@@ -98,6 +98,18 @@ def goes_on(folder, data):
         assert other.read_bytes().endswith(data[len(kept) :]), "nothing is lost"
 
 
+@pytest.mark.parametrize("kind", ["block", "event", "end"])
+def test_a_first_line_of_two_kinds_is_no_header(kind, originals, tmp_path):
+    line = next(
+        line for line in originals[0].splitlines(keepends=True) if line.startswith(f'{{"kind": "{kind}"'.encode())
+    )
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(line.replace(b'{"kind"', b'{"kind": "header", "kind"', 1))
+    for read in (read_journal, lambda path: JournalIndex(path).refresh()):
+        with pytest.raises(ValueError, match="does not begin with the header of a journal"):
+            read(path)
+
+
 def changed(old, new):
     """A journal with something else in its header."""
     return lambda path, data: path.write_bytes(data.replace(old, new))
