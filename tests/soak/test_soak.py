@@ -7,10 +7,11 @@ import dataclasses
 import pytest
 from soak import Batches, Result, main, violations
 
-SHORT = ["--epochs", "6"]  # of 24 batches, the last one smaller
+SHORT = ["--epochs", "5"]  # of 24 batches, the last one smaller
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("graphs_as_traced")
 def test_the_soak_in_short(capsys):
     code = main(SHORT)
     shown = capsys.readouterr()
