@@ -15,7 +15,7 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in ENGLISH]
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("fresh_session")
+@pytest.mark.usefixtures("fresh_session", "graphs_as_traced")
 @pytest.mark.parametrize("path", [path for path in ENGLISH if blocks(path, "python")], ids=lambda path: path.name)
 def test_every_block_runs_in_order_and_so_do_the_commands_after_it(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
