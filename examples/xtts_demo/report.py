@@ -101,13 +101,24 @@ def _mel_weights(event: Any) -> tuple[float, float]:
 
 
 def _shares(journal: Journal) -> list[tuple[str, str]]:
-    """Return what part of the gradient each term had at the last decision of a balance, and what it was to have."""
-    evidence = next((event.evidence for event in reversed(journal.events) if "share.mel_loss" in event.evidence), {})
+    """Return what part of the gradient each term made when that was last measured, and what it is to make."""
+    measured = [
+        (step, weights)
+        for step, weights in zip(journal.observations, journal.weights, strict=True)
+        if (norms := getattr(step, "term_norms", {})) and all(map(math.isfinite, norms.values()))
+    ]
+    if not measured:
+        return []
+    step, adaptive = measured[-1]
+    weights = {name: start.weight for name, start in journal.headers[-1].terms.items()} | adaptive
+    parts = {name: weights[name] * norm for name, norm in step.term_norms.items()}
+    total = sum(parts.values()) or 1.0
+    intents = next((event.evidence for event in reversed(journal.events) if "intent.mel_loss" in event.evidence), {})
     rows = []
-    for name in (key.removeprefix("share.") for key in evidence if key.startswith("share.")):
-        intent = evidence.get(f"intent.{name}")
-        rows.append(("", f"{name} {evidence[f'share.{name}']:.0%}" + (f" (to be {intent:.0%})" if intent else "")))
-    return [("gradient, as decided on", rows[0][1]), *rows[1:]] if rows else []
+    for name, part in parts.items():
+        intent = f" (to be {intents[f'intent.{name}']:.0%})" if f"intent.{name}" in intents else ""
+        rows.append(("", f"{name} {part / total:.0%}{intent}"))
+    return [(f"gradient, step {step.step}", rows[0][1]), *rows[1:]]
 
 
 def _train_losses(losses: Sequence[float]) -> str:
