@@ -15,7 +15,7 @@ from tensorboard_page import FLAGS, tensorboard
 from keras_adaptive_weights.deciding.gradient_share import GradientShare
 from keras_adaptive_weights.journal.index import JournalIndex
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
 BEFORE_THE_WINGS = Path(__file__).parents[1] / "data" / "before_the_wings" / "run"
 NOTE = "operator heard clipping"
 
@@ -130,6 +130,14 @@ def dashboard(chromium, server):
 
 
 @pytest.fixture(scope="module")
+def seen(chromium, server):
+    """The page for those who look, or hover, and leave it as it is."""
+    opened = Dashboard(chromium, server).ready()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
 def tab(chromium, server):
     opened = Dashboard(chromium, server, inside=True).ready()
     yield opened
@@ -141,20 +149,20 @@ def test_the_tab_is_there(tab, run):
     assert tab.counts() == actions_of(run)
 
 
-def test_every_event_has_its_marker(dashboard, run):
-    assert dashboard.counts() == actions_of(run)
-    shapes = dashboard.frame.locator(".marker").evaluate_all(
+def test_every_event_has_its_marker(seen, run):
+    assert seen.counts() == actions_of(run)
+    shapes = seen.frame.locator(".marker").evaluate_all(
         "nodes => [...new Set(nodes.map(n => `${n.dataset.kind} ${n.querySelector('path').getAttribute('d')}`))]"
     )
     assert len(shapes) == len(actions_of(run)), "one shape for each kind"
     assert len({shape.split(" ", 1)[1] for shape in shapes}) == len(shapes), "and no two alike"
 
 
-def test_hovering_tells_step_weights_reason_evidence_and_advice(dashboard, run):
+def test_hovering_tells_step_weights_reason_evidence_and_advice(seen, run):
     event = next(event for event in run.events if event.action == "decrease")
     at = run.events.index(event)
-    dashboard.frame.locator(f'.marker[data-index="{at}"]').hover(force=True)
-    text = dashboard.frame.locator(".tooltip").inner_text()
+    seen.frame.locator(f'.marker[data-index="{at}"]').hover(force=True)
+    text = seen.frame.locator(".tooltip").inner_text()
     assert f"decrease at step {event.step:,}" in text
     assert "→" in text
     assert event.reason.value.replace("_", " ") in text
@@ -162,12 +170,12 @@ def test_hovering_tells_step_weights_reason_evidence_and_advice(dashboard, run):
     assert "running average" in text
 
 
-def test_hovering_between_markers_tells_the_figures_of_the_step(dashboard):
-    dashboard.frame.locator("#panel-loss .plot").hover(position={"x": 300, "y": 60})
-    text = dashboard.frame.locator(".tooltip").inner_text()
+def test_hovering_between_markers_tells_the_figures_of_the_step(seen):
+    seen.frame.locator("#panel-loss .plot").hover(position={"x": 300, "y": 60})
+    text = seen.frame.locator(".tooltip").inner_text()
     assert re.search(r"steps? [\d,]+", text)
     assert "loss ratio" in text
-    cursors = dashboard.frame.locator(".cursor[visibility=visible]")
+    cursors = seen.frame.locator(".cursor[visibility=visible]")
     assert cursors.count() == 5, "the same step is marked in every panel"
     assert "smoothed loss" in text
 
@@ -235,8 +243,8 @@ def test_the_keyboard_is_enough(dashboard, run):
     assert frame.locator(".marker.selected").count() == 0
 
 
-def test_why_is_nothing_changing_counts_the_holds(dashboard, run):
-    items = dashboard.frame.locator(".reasons li")
+def test_why_is_nothing_changing_counts_the_holds(seen, run):
+    items = seen.frame.locator(".reasons li")
     shown = dict(items.evaluate_all("nodes => nodes.map(n => [n.dataset.reason, n.innerText])"))
     automatic = len([event for event in run.events if not event.by_hand])
     numbers = [int(re.search(r"([\d,]+) ·", text)[1].replace(",", "")) for text in shown.values()]
@@ -244,8 +252,8 @@ def test_why_is_nothing_changing_counts_the_holds(dashboard, run):
     assert "At least 30 steps lie between two changes" in shown["cooling"]
 
 
-def test_bounds_base_thresholds_and_bands_are_there(dashboard):
-    frame = dashboard.frame
+def test_bounds_base_thresholds_and_bands_are_there(seen):
+    frame = seen.frame
     said = " ".join(frame.locator(".limits text").all_text_contents())
     for label in ("↑ maximum 5", "base 2.5", "↓ minimum 1", "high 1.1", "low 0.9", "threshold 0.5", "threshold 6"):
         assert label in said
@@ -340,11 +348,11 @@ def test_a_journal_that_breaks_is_named_and_the_others_are_shown(chromium, tmp_p
         opened.close()
 
 
-def test_parts_are_named_for_those_who_do_not_see_them(dashboard, run):
-    names = dashboard.frame.locator(".marker").evaluate_all("nodes => nodes.map(n => n.getAttribute('aria-label'))")
+def test_parts_are_named_for_those_who_do_not_see_them(seen, run):
+    names = seen.frame.locator(".marker").evaluate_all("nodes => nodes.map(n => n.getAttribute('aria-label'))")
     event = run.events[0]
     assert any(name.startswith(f"{event.action} at step {event.step}, 2.5 to ") for name in names)
-    unnamed = dashboard.frame.locator("body").evaluate(
+    unnamed = seen.frame.locator("body").evaluate(
         "body => [...body.querySelectorAll('button, select, input')].filter(n => !(n.innerText || n.ariaLabel ||"
         " n.labels?.length)).length"
     )
