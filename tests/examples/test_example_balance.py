@@ -126,6 +126,7 @@ def test_the_derivatives_of_the_equation_are_those_of_the_function():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("graphs_as_traced")
 @pytest.mark.parametrize(
     ("problem", "contestant"),
     [
