@@ -6,7 +6,7 @@ the values are bit for bit its own. Only the weights are ours, where Keras takes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -93,6 +93,11 @@ class OutputLosses(CompositeLoss):
         """
         return self._keras.evaluate(y_true, y_pred, sample_weight)
 
+    @property
+    def unread_variables(self) -> Sequence[Any]:
+        """The means that Keras keeps of several losses, here for nobody."""
+        return self._keras.metrics_variables
+
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Return the weighted sum of all terms."""
         return self.evaluate(y_true, y_pred).total
@@ -175,6 +180,10 @@ class _AsKerasDoes:
         if count == 1:
             return Evaluation(total, terms, measured)
         return Evaluation(total * count, {n: v * count for n, v in terms.items()}, measured)
+
+    @property
+    def metrics_variables(self) -> Sequence[Any]:
+        return [] if self._model is None else self._model.metrics_variables
 
     def note(self, term: str, value: Any, y_pred: Any, sample_weight: Any) -> Any:
         """Keep the raw value of a term, and whether there was anything of it to measure; return it weighted."""

@@ -49,10 +49,14 @@ class Remembered:
     Args:
         variables: Variables of Keras or TensorFlow.
         found: Further ones, which an earlier attempt to trace the step found; more may come to it.
+        unread: Returns, after the step, variables that nobody ever reads: to them anything may be written.
     """
 
-    def __init__(self, variables: Iterable[Any], found: list[FoundVariable]) -> None:
+    def __init__(
+        self, variables: Iterable[Any], found: list[FoundVariable], unread: Callable[[], Iterable[Any]] = tuple
+    ) -> None:
         self._found = found
+        self._unread = unread
         self._graph: Any = None
         if not tf.executing_eagerly() and replicas() == 1:
             self._graph = tf.compat.v1.get_default_graph()
@@ -83,9 +87,9 @@ class Remembered:
         if self._graph is None or self._graph is not tf.compat.v1.get_default_graph() or _handle_data() is None:
             return None
         since = set(self._graph.get_operations()[self._before :])
-        written = {}
+        written, unread = {}, {id(_handle(variable)) for variable in self._unread()}
         for handle, inside in self._captured():
-            if any(op in since and _writes(op, inside) for op in inside.consumers()):
+            if id(handle) not in unread and any(op in since and _writes(op, inside) for op in inside.consumers()):
                 dtype = _dtype_of_variable(inside)
                 if dtype is not None:
                     written[id(handle)] = FoundVariable(handle, dtype)

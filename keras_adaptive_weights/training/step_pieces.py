@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras_adaptive_weights.deciding.health import SCALE_STEPS
 from keras_adaptive_weights.losses.balance import NormSchedule
 from keras_adaptive_weights.losses.composite import CompositeLoss
+from keras_adaptive_weights.losses.keras_losses import OutputLosses
 from keras_adaptive_weights.losses.per_sample import batched
 from keras_adaptive_weights.losses.per_sample import counts as anything_to_measure
 from keras_adaptive_weights.runtime.distribution import (
@@ -91,7 +92,12 @@ class StepPieces:
             variables += global_seed_state()
         if tf.executing_eagerly():
             variables += self.trainable_variables  # a graph shows whether one is written, as by spectral normalization
-        return Remembered({id(v): v for v in variables if id(v) not in own}.values(), self._telemetry.found)
+        return self._remembered({id(v): v for v in variables if id(v) not in own}.values())
+
+    def _remembered(self, variables: Iterable[Any]) -> Remembered:
+        loss = self.loss
+        unread = (lambda: loss.unread_variables) if isinstance(loss, OutputLosses) else tuple
+        return Remembered(variables, self._telemetry.found, unread)
 
     def gradient_tape(self) -> tf.GradientTape:
         """Return a `tf.GradientTape`: a persistent one where a balance measures the gradient norm of each term."""
@@ -186,7 +192,7 @@ class StepPieces:
         What it returns of a metric is what the metric holds after that; all else is of this batch.
         """
         x, y, y_pred, sample_weight = measured.batch
-        before = Remembered(self.metrics_variables, self._telemetry.found)
+        before = self._remembered(self.metrics_variables)
         logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         of_metrics = self._telemetry.results
         on_every_replica(lambda: None, self.optimizer, finite=counts, otherwise=before.to_restore())

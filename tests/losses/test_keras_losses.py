@@ -205,6 +205,20 @@ def test_in_a_graph_and_with_xla(mode):
         np.testing.assert_allclose(history[name], values, rtol=1e-6)
 
 
+def test_what_keras_counts_for_nobody_does_not_make_a_step_be_traced_again():
+    """The means of several losses that it keeps; a skip need not undo them."""
+    inputs = keras.Input((5,))
+    model = kaw.StableModel(inputs, {name: keras.layers.Dense(1, name=name)(inputs) for name in ("a", "b")})
+    weights = {"a": kaw.AdaptiveWeight(2.5), "b": 1.0}
+    model.compile("sgd", loss={"a": "mse", "b": "mae"}, loss_weights=weights, jit_compile=False)
+    y = {"a": PRICE, "b": PRICE}
+    model.fit(X, y, batch_size=BATCH, verbose=0)
+    assert model.telemetry.found == []
+    with pytest.warns(RuntimeWarning, match="1 of 1 steps were skipped"):
+        model.fit(np.full_like(X, np.nan), y, batch_size=SAMPLES, verbose=0)
+    assert np.isfinite(model.fit(X, y, batch_size=SAMPLES, verbose=0).history["a_loss"][0])
+
+
 def lists_and_progress(cls, capsys):
     model, *_ = trained(cls, "dictionaries", jit_compile=False)
     capsys.readouterr()
