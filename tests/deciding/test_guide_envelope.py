@@ -36,6 +36,10 @@ def state():
             lambda s: envelope.reset(s, "why", Reason.RECOVERED_FROM_SKIPS, {"snapshot_step": 3.0}),
         ),
         (lambda s: GUIDE.set_shadow(s, shadow=True), lambda s: safeguards.set_shadow(CONFIG, s, shadow=True)),
+        (
+            lambda s: GUIDE.set_shadow(s._replace(held_weight=2.4), shadow=False),
+            lambda s: safeguards.set_shadow(CONFIG, s._replace(held_weight=2.4), shadow=False),
+        ),
         (lambda s: GUIDE.restored(json.loads(json.dumps(GUIDE.to_dict(s)))), lambda s: s),
     ],
 )

@@ -109,6 +109,8 @@ def test_the_dead_band_and_what_is_refused(envelope, reason):
     moved = turn.after.core.weight != turn.before.core.weight
     assert moved is (reason == "off_target")
     assert (turn.decision.action is Action.REJECT) is (reason == "weight_not_finite")
+    assert (turn.decision.action is Action.HOLD) is (reason not in ("off_target", "weight_not_finite"))
+    assert turn.decision.evidence["observed_steps"] == 21.0
 
 
 def test_what_is_refused_is_tried_again_after_a_cooling():
