@@ -47,6 +47,13 @@ def pytest_collection_finish(session):
     gc.freeze()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _only_its_own_objects(request):
+    """To look through all that tests with TensorFlow left takes the others ten times as long as what they do."""
+    if not {"keras", "tf"} & vars(request.module).keys():
+        gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def seeds(request):
     """A seed for each damage to a file that a test is to try."""
