@@ -52,6 +52,11 @@ def check_number(
     return plain
 
 
+def keep_number(record: Any, name: str, **bounds: Any) -> None:
+    """Check a field of a frozen record, and let it hold the plain number; see `check_number`."""
+    object.__setattr__(record, name, check_number(type(record).__name__, name, getattr(record, name), **bounds))
+
+
 def _plain(value: Any) -> int | float:
     """Return a number of whatever class as one of Python's own."""
     if isinstance(value, numbers.Integral):
@@ -180,7 +185,7 @@ class AdaptiveWeightConfig:
         owner = type(self).__name__
         check_bool(owner, "enabled", self.enabled)
         for name, bounds in _BOUNDS.items():
-            object.__setattr__(self, name, check_number(owner, name, getattr(self, name), **bounds))
+            keep_number(self, name, **bounds)
         if self.min_weight > self.max_weight:
             raise ValueError(
                 f"{owner}: argument `min_weight` must not be above `max_weight`. Received: "
@@ -298,7 +303,7 @@ class TrainingConfig:
         check_bool(owner, "use_adaptive_loss_weights", self.use_adaptive_loss_weights)
         for name, theirs in _GUIDE_NAMES.items():
             if theirs in _BOUNDS:
-                object.__setattr__(self, name, check_number(owner, name, getattr(self, name), **_BOUNDS[theirs]))
+                keep_number(self, name, **_BOUNDS[theirs])
         checked = self.adaptive_weight_config().check_base_weight(owner, "mel_loss_weight", self.mel_loss_weight)
         object.__setattr__(self, "mel_loss_weight", checked)
 

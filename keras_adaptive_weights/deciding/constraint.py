@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
-from keras_adaptive_weights.deciding.config import check_number
+from keras_adaptive_weights.deciding.config import keep_number
 from keras_adaptive_weights.deciding.joint import JointObservation, Term
 from keras_adaptive_weights.deciding.statistics import mean, measure_noise
 from keras_adaptive_weights.deciding.strategy import Proposal, Target
@@ -60,10 +60,8 @@ class Constraint:
         owner = type(self).__name__
         if not isinstance(self.term, str):
             raise TypeError(f"{owner}: argument `term` must be a term's name. Received: term={self.term!r}.")
-        limit = check_number(owner, "at_most", self.at_most, low=0.0, open_low=True)
-        cooling_period = check_number(owner, "cooling_period", self.cooling_period, low=1, integer=True)
-        object.__setattr__(self, "at_most", limit)
-        object.__setattr__(self, "cooling_period", cooling_period)
+        keep_number(self, "at_most", low=0.0, open_low=True)
+        keep_number(self, "cooling_period", low=1, integer=True)
 
     def initial(self, terms: Sequence[Term]) -> ConstraintState:
         """Return the state before the first step.

@@ -17,7 +17,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from keras_adaptive_weights.deciding.config import check_number
+from keras_adaptive_weights.deciding.config import keep_number
 from keras_adaptive_weights.deciding.joint import Term, Weights
 from keras_adaptive_weights.deciding.statistics import mean, measure_noise
 from keras_adaptive_weights.deciding.strategy import Proposal, Target
@@ -144,12 +144,8 @@ def keep_steps(strategy: Any) -> None:
         TypeError: Not an integer.
         ValueError: Out of bounds.
     """
-    owner = type(strategy).__name__
-    every = check_number(owner, "measure_every", strategy.measure_every, low=1, high=_MOST_STEPS, integer=True)
-    first = strategy.calibrate_steps
-    first = check_number(owner, "calibrate_steps", first, low=FEW, high=1000, integer=True, optional=True)
-    object.__setattr__(strategy, "measure_every", every)
-    object.__setattr__(strategy, "calibrate_steps", first)
+    keep_number(strategy, "measure_every", low=1, high=_MOST_STEPS, integer=True)
+    keep_number(strategy, "calibrate_steps", low=FEW, high=1000, integer=True, optional=True)
 
 
 def initial_state(owner: str, terms: Sequence[Term]) -> ShareState:

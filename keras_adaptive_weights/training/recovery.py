@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_adaptive_weights.deciding.config import check_number
+from keras_adaptive_weights.deciding.config import keep_number
 from keras_adaptive_weights.deciding.decision import Observation, Reason
 from keras_adaptive_weights.deciding.health import CALM_STEPS, Health, feed, recovered
 from keras_adaptive_weights.journal.places import local_folder
@@ -89,12 +89,9 @@ class ModelRecovery:
         """Validate the arguments."""
         owner = type(self).__name__
         for name in ("every", "keep", "after", "loss_steps", "max_recoveries"):
-            object.__setattr__(self, name, check_number(owner, name, getattr(self, name), low=1, integer=True))
-        loss_factor = check_number(owner, "loss_factor", self.loss_factor, low=1.5, open_low=True, optional=True)
-        rate_factor = self.learning_rate_factor
-        rate_factor = check_number(owner, "learning_rate_factor", rate_factor, low=0.0, high=1.0, open_low=True)
-        object.__setattr__(self, "loss_factor", loss_factor)
-        object.__setattr__(self, "learning_rate_factor", rate_factor)
+            keep_number(self, name, low=1, integer=True)
+        keep_number(self, "loss_factor", low=1.5, open_low=True, optional=True)
+        keep_number(self, "learning_rate_factor", low=0.0, high=1.0, open_low=True)
         if self.directory is not None and not isinstance(self.directory, (str, os.PathLike)):
             raise TypeError(
                 f"{owner}: argument `directory` must be a path or None. Received: directory={self.directory!r}."
