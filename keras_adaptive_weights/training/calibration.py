@@ -19,7 +19,7 @@ from keras_adaptive_weights.deciding.statistics import mean
 from keras_adaptive_weights.losses.balance import terms_of
 from keras_adaptive_weights.losses.composite import CompositeLoss
 from keras_adaptive_weights.runtime.written_variables import TracedAgain
-from keras_adaptive_weights.training.step_pieces import gradient_scale
+from keras_adaptive_weights.training.model_parts import gradient_scale
 from keras_adaptive_weights.training.term_norms import norms_of_terms
 from keras_adaptive_weights.training.train_step import StableTrainStepMixin, forward
 

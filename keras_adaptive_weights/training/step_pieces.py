@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -35,6 +34,16 @@ from keras_adaptive_weights.training.argument_checks import (
     refuse_others_gradients,
 )
 from keras_adaptive_weights.training.finiteness import first_non_finite
+from keras_adaptive_weights.training.model_parts import (
+    batch_size,
+    first_leaf,
+    gradient_scale,
+    is_overridden,
+    keras_metrics,
+    shared_by_all_variables,
+    with_models_inside,
+    with_training_if_taken,
+)
 from keras_adaptive_weights.training.step_metrics import mean_of
 from keras_adaptive_weights.training.telemetry import Telemetry
 from keras_adaptive_weights.training.term_norms import norms_of_terms
@@ -85,7 +94,7 @@ class StepPieces:
         from here to `apply_if_finite`, whoever owns them.
         """
         self._prepare_telemetry()
-        tracker, *metrics = [metric for model in _with_models_inside(self) for metric in keras_metrics(model)]
+        tracker, *metrics = [metric for model in with_models_inside(self) for metric in keras_metrics(model)]
         own = {id(v) for v in (*tracker.variables, *self._telemetry.metrics.variables)}
         variables = [*self.non_trainable_variables, *(v for metric in metrics for v in metric.variables)]
         if replicas() == 1:
@@ -172,7 +181,7 @@ class StepPieces:
         due, term_norms = self._measure_term_norms(measured, variables, tape)
         taken, counts = self._verdict(measured, finite)
         # Without metrics of its own `compute_metrics` only reads, which would make all logs wait for the optimizer.
-        own_logs = _is_overridden(self, "compute_metrics")
+        own_logs = is_overridden(self, "compute_metrics")
         self._commit(
             gradients, variables, None if own_logs else measured.batch, measured.present, taken, counts, to_restore
         )
@@ -252,7 +261,7 @@ class StepPieces:
 
         if scaling:  # it has a condition of its own, and must see overflown gradients to lower its scale
             on_every_replica(apply, optimizer, finite=None if present is True else present)
-        shared = [] if scaling or not tf.inside_function() else _shared_by_all_variables(optimizer)
+        shared = [] if scaling or not tf.inside_function() else shared_by_all_variables(optimizer)
         with read_once(shared):
             on_every_replica(commit, optimizer, finite=taken, otherwise=to_restore)
         if scaling:  # after what a step that it skipped restores, which holds the metrics
@@ -355,7 +364,7 @@ class StepPieces:
         if training:
             self._telemetry.check_terms(y, y_pred)
         given = self._telemetry.measured
-        flags = list({id(flag): flag for flag in given.values()}.values()) or [anything_to_measure(_first(x))]
+        flags = list({id(flag): flag for flag in given.values()}.values()) or [anything_to_measure(first_leaf(x))]
         present = any(flag is True for flag in flags) or (
             flags[0] if len(flags) == 1 else tf.reduce_any(tf.stack(flags))
         )
@@ -387,52 +396,6 @@ class StepPieces:
         more = tf.where(total < 0.0, -SCALE_STEPS - steps, 1.0)
         change = tf.stack([rate * (tf.cast(total * dampening, average.dtype) - average), more])
         self.loss.total_average.assign_add(tf.where(finite, change, tf.zeros_like(change)))
-
-
-def gradient_scale(optimizer: Any) -> Any:
-    """Return the factor on the gradients that mixed precision put there."""
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        return optimizer.scale_loss(tf.constant(1.0))
-    return getattr(optimizer, "loss_scale_factor", None) or 1.0
-
-
-def _shared_by_all_variables(optimizer: Any) -> list[Any]:
-    """Return what an optimizer reads anew for every variable that it updates: its step counter and learning rate."""
-    read = (optimizer.iterations, optimizer.learning_rate)  # of a schedule no variable, but a number
-    return [variable.value for variable in read if isinstance(variable, keras.Variable)]
-
-
-def keras_metrics(model: keras.Model) -> list[Any]:
-    """Return what Keras has in `metrics`, whatever a subclass makes of it: first the mean of the loss."""
-    return keras.Model.metrics.fget(model)
-
-
-def _with_models_inside(model: keras.Model) -> Iterator[keras.Model]:
-    """Give a model and those among its layers: Keras leaves the metrics of these out of the model's."""
-    yield model
-    for layer in getattr(model, "layers", ()):
-        if isinstance(layer, keras.Model):
-            yield from _with_models_inside(layer)
-
-
-def with_training_if_taken(compute_loss: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> Any:
-    """Call a `compute_loss`; Keras takes it without the argument `training`, too, which came with Keras 3.3."""
-    if "training" in inspect.signature(compute_loss).parameters:
-        return compute_loss(x, y, y_pred, sample_weight, training=training)
-    return compute_loss(x, y, y_pred, sample_weight)
-
-
-def _is_overridden(model: keras.Model, name: str) -> bool:
-    return getattr(type(model), name) is not getattr(keras.Model, name)
-
-
-def batch_size(x: Any) -> Any:
-    """Return the number of samples in the batch, as a float."""
-    return tf.cast(tf.shape(_first(x))[0], tf.float32)
-
-
-def _first(x: Any) -> Any:
-    return next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
 
 
 def _nan_unless(measured: Any, value: Any, present: Any) -> Any:

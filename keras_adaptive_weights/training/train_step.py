@@ -43,14 +43,9 @@ from keras_adaptive_weights.training.model_classes import (
     refuse_no_model,
     refuse_shadowed,
 )
+from keras_adaptive_weights.training.model_parts import batch_size, keras_metrics, with_training_if_taken
 from keras_adaptive_weights.training.skip_watch import watching_skips
-from keras_adaptive_weights.training.step_pieces import (
-    StepPieces,
-    as_it_is,
-    batch_size,
-    keras_metrics,
-    with_training_if_taken,
-)
+from keras_adaptive_weights.training.step_pieces import StepPieces, as_it_is
 from keras_adaptive_weights.training.telemetry import Telemetry
 
 
