@@ -32,12 +32,18 @@ from keras_adaptive_weights.deciding.statistics import Comparison
 
 Rule = Callable[[AdaptiveWeightConfig, Comparison, Comparison, dict[str, float]], tuple[Action, Reason]]
 """From settings, losses, gradient norms and the evidence so far (to which it may add) to HOLD, INCREASE or DECREASE."""
+_Outcome = tuple[ControllerState, Action, Reason, Mapping[str, float]]
+_new = tuple.__new__  # takes half as long as a call of the class, and this is every step
 
 
 def step(
-    rule: Rule, config: AdaptiveWeightConfig, state: ControllerState, observations: Sequence[Observation]
+    rule: Rule,
+    config: AdaptiveWeightConfig,
+    state: ControllerState,
+    observations: Sequence[Observation],
+    term: str = "",
 ) -> tuple[ControllerState, Decision]:
-    """Take in the observations of one execution, oldest first, and decide once.
+    """Take in the observations of one execution, oldest first, and decide once; `term` is named in the decision.
 
     Raises:
         ValueError: No observations.
@@ -46,17 +52,19 @@ def step(
         raise ValueError("step: argument `observations` must hold at least one Observation. Received none.")
     for observation in observations:
         state = feed(config, state, observation)
-    return _decide(rule, config, state, observations[-1])
+    return _decided(state, _decide(rule, config, state, observations[-1]), "", term)
 
 
-def disable(state: ControllerState, note: str = "") -> tuple[ControllerState, Decision]:
+def disable(state: ControllerState, note: str = "", term: str = "") -> tuple[ControllerState, Decision]:
     """Go to the base weight at once and stay there until `enable`."""
-    return _disable(state, Reason.MANUAL, {}, note)
+    return _decided(state, _disable(state, Reason.MANUAL, {}), note, term)
 
 
-def enable(config: AdaptiveWeightConfig, state: ControllerState, note: str = "") -> tuple[ControllerState, Decision]:
+def enable(
+    config: AdaptiveWeightConfig, state: ControllerState, note: str = "", term: str = ""
+) -> tuple[ControllerState, Decision]:
     """Let the weight move again, after a full cooling period; the circuit breaker starts afresh."""
-    return safeguards.enabled(config, state), _decision(state, Action.ENABLE, Reason.MANUAL, state.weight, {}, note)
+    return _decided(state, (safeguards.enabled(config, state), Action.ENABLE, Reason.MANUAL, {}), note, term)
 
 
 def reset(
@@ -64,24 +72,25 @@ def reset(
     note: str = "",
     reason: Reason = Reason.MANUAL,
     evidence: Mapping[str, float] | None = None,
+    term: str = "",
 ) -> tuple[ControllerState, Decision]:
     """Forget all statistics: warmup begins again. Weight, step counter, cooling and a disable stay as they are.
 
     So it is asked for by hand, and where the model went back to a snapshot: its losses are then those of another model.
     """
-    return safeguards.forgotten(state), _decision(state, Action.RESET, reason, state.weight, evidence or {}, note)
+    return _decided(state, (safeguards.forgotten(state), Action.RESET, reason, evidence or {}), note, term)
 
 
-def rollback(config: AdaptiveWeightConfig, state: ControllerState, note: str = "") -> tuple[ControllerState, Decision]:
+def rollback(
+    config: AdaptiveWeightConfig, state: ControllerState, note: str = "", term: str = ""
+) -> tuple[ControllerState, Decision]:
     """Undo the last change by hand; REJECT where there is none to undo."""
     if state.previous_weight is None or state.disabled:
-        return state, _decision(state, Action.REJECT, Reason.NOTHING_TO_ROLL_BACK, state.weight, {}, note)
-    return _roll_back(config, state, Reason.MANUAL, {}, note)
+        return _decided(state, (state, Action.REJECT, Reason.NOTHING_TO_ROLL_BACK, {}), note, term)
+    return _decided(state, _roll_back(config, state, Reason.MANUAL, {}), note, term)
 
 
-def _decide(
-    rule: Rule, config: AdaptiveWeightConfig, state: ControllerState, last: Observation
-) -> tuple[ControllerState, Decision]:
+def _decide(rule: Rule, config: AdaptiveWeightConfig, state: ControllerState, last: Observation) -> _Outcome:
     """Take the decision that is due after the observations were fed."""
     streak = min(state.stable_steps, config.smoothing_steps)
     losses, norms = state.losses.compare(streak), state.gradient_norms.compare(streak)
@@ -97,7 +106,7 @@ def _decide(
         action, reason = rule(config, losses, norms, evidence)
         if action is not Action.HOLD:
             return _change(config, state, action, reason, losses, norms, evidence)
-    return state, _decision(state, Action.HOLD, reason, state.weight, evidence)
+    return state, Action.HOLD, reason, evidence
 
 
 def _change(
@@ -108,18 +117,18 @@ def _change(
     losses: Comparison,
     norms: Comparison,
     evidence: dict[str, float],
-) -> tuple[ControllerState, Decision]:
+) -> _Outcome:
     """Move the weight within its bounds, put the change on trial, and start the statistics afresh from here."""
     up = action is Action.INCREASE
     weight, stopped = safeguards.within_step(config, state.weight, up=up), Reason.AT_MAX if up else Reason.AT_MIN
     weight = min(weight, config.max_weight) if up else max(weight, config.min_weight)
     if weight == state.weight:
-        return state, _decision(state, Action.HOLD, stopped, state.weight, evidence)
+        return state, Action.HOLD, stopped, evidence
     refusal = _refusal(config, state, weight, evidence)
     if refusal is not None:
-        return safeguards.refused(config, state), _decision(state, Action.REJECT, refusal, state.weight, evidence)
+        return safeguards.refused(config, state), Action.REJECT, refusal, evidence
     changed = safeguards.changed(config, state, weight, losses.newer, losses.noise(), norms)
-    return changed, _decision(state, action, reason, weight, evidence)
+    return changed, action, reason, evidence
 
 
 def _refusal(
@@ -134,29 +143,22 @@ def _refusal(
 
 
 def _roll_back(
-    config: AdaptiveWeightConfig, state: ControllerState, reason: Reason, evidence: dict[str, float], note: str = ""
-) -> tuple[ControllerState, Decision]:
+    config: AdaptiveWeightConfig, state: ControllerState, reason: Reason, evidence: dict[str, float]
+) -> _Outcome:
     """Undo the last change and cool longer; disable where that happened too often in a row."""
     rollbacks = safeguards.rollbacks_with(state, reason)
     if rollbacks >= config.max_rollbacks:
-        return _disable(state, Reason.REPEATED_ROLLBACKS, {**evidence, "rollbacks": float(rollbacks)}, note)
-    back = safeguards.undone(config, state, reason)
-    return back, _decision(state, Action.ROLLBACK, reason, back.weight, evidence, note)
+        return _disable(state, Reason.REPEATED_ROLLBACKS, {**evidence, "rollbacks": float(rollbacks)})
+    return safeguards.undone(config, state, reason), Action.ROLLBACK, reason, evidence
 
 
-def _disable(
-    state: ControllerState, reason: Reason, evidence: dict[str, float], note: str = ""
-) -> tuple[ControllerState, Decision]:
+def _disable(state: ControllerState, reason: Reason, evidence: dict[str, float]) -> _Outcome:
     """Go to the base weight and stay there."""
-    return safeguards.disabled(state), _decision(state, Action.DISABLE, reason, state.base_weight, evidence, note)
+    return safeguards.disabled(state), Action.DISABLE, reason, evidence
 
 
-def _decision(
-    state: ControllerState,
-    action: Action,
-    reason: Reason,
-    new_weight: float,
-    evidence: Mapping[str, float],
-    note: str = "",
-) -> Decision:
-    return Decision(state.step, action, reason, state.weight, new_weight, evidence, note, state.held_weight)
+def _decided(before: ControllerState, outcome: _Outcome, note: str, term: str) -> tuple[ControllerState, Decision]:
+    """Return the state after a decision, and the decision."""
+    after, action, reason, evidence = outcome
+    decision = before.step, action, reason, before.weight, after.weight, evidence, note, before.held_weight, term
+    return after, _new(Decision, decision)

@@ -20,21 +20,23 @@ class GuideEnvelope:
 
     Args:
         config: Settings of the controller.
+        term: Name of the loss term that the decisions are about; empty where nobody said.
     """
 
     config: AdaptiveWeightConfig
+    term: str = ""
 
     def step(self, state: ControllerState, observations: Sequence[Observation]) -> Next:
         """Take in the observations of one execution, oldest first, and decide once."""
-        return guide_rule.step(self.config, state, observations)
+        return guide_rule.step(self.config, state, observations, self.term)
 
     def disable(self, state: ControllerState, note: str = "") -> Next:
         """See `envelope`, here as in the methods below."""
-        return envelope.disable(state, note)
+        return envelope.disable(state, note, self.term)
 
     def enable(self, state: ControllerState, note: str = "") -> Next:
         """Let the weight move again."""
-        return envelope.enable(self.config, state, note)
+        return envelope.enable(self.config, state, note, self.term)
 
     def reset(
         self,
@@ -44,11 +46,11 @@ class GuideEnvelope:
         evidence: Mapping[str, float] | None = None,
     ) -> Next:
         """Forget all statistics."""
-        return envelope.reset(state, note, reason, evidence)
+        return envelope.reset(state, note, reason, evidence, self.term)
 
     def rollback(self, state: ControllerState, note: str = "") -> Next:
         """Undo the last change."""
-        return envelope.rollback(self.config, state, note)
+        return envelope.rollback(self.config, state, note, self.term)
 
     def set_shadow(self, state: ControllerState, *, shadow: bool) -> ControllerState:
         """Let decisions only be recorded from here on, or take effect; the weight in force stays either way."""

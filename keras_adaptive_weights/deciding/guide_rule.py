@@ -18,10 +18,10 @@ from keras_adaptive_weights.deciding.statistics import Comparison
 
 
 def step(
-    config: AdaptiveWeightConfig, state: ControllerState, observations: Sequence[Observation]
+    config: AdaptiveWeightConfig, state: ControllerState, observations: Sequence[Observation], term: str = ""
 ) -> tuple[ControllerState, Decision]:
     """Take in the observations of one execution, oldest first, and decide once by this rule: see `envelope.step`."""
-    return envelope.step(weigh, config, state, observations)
+    return envelope.step(weigh, config, state, observations, term)
 
 
 def weigh(

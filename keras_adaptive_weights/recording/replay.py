@@ -96,7 +96,7 @@ def _decide_again(
                 states[term] = _start(header, term, envelope, base_weight)
             else:
                 states[term] = envelope.set_shadow(states[term], shadow=header.shadow)
-        first, named = next(iter(envelopes)), header.format > 1
+        first = next(iter(envelopes))
         for observations, event, of in _each_once(entries) if balance is not None else entries:
             term = of if of in envelopes else first
             if observations:
@@ -105,7 +105,7 @@ def _decide_again(
                 states[term], decision = _from_outside(envelopes[term], states[term], event)
             else:
                 continue
-            yield tuple.__new__(Decision, (*decision[:-1], term)) if term and named else decision  # a quick `_replace`
+            yield decision
 
 
 def _envelopes(
@@ -116,7 +116,10 @@ def _envelopes(
         if joint:
             raise ValueError("replay: argument `balance` must be given for a journal that was read jointly.")
         starts = {term: header.terms[term].config for term in header.adaptive}
-        return {term: GuideEnvelope(config or settings or header.config) for term, settings in starts.items()}
+        return {
+            term: GuideEnvelope(config or settings or header.config, term if header.format > 1 else "")
+            for term, settings in starts.items()
+        }
     try:
         strategy = described((header.balance or {})["strategy"]) if balance is None else balance
     except ValueError as error:
