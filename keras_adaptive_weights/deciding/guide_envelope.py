@@ -28,7 +28,7 @@ class GuideEnvelope:
 
     def step(self, state: ControllerState, observations: Sequence[Observation]) -> Next:
         """Take in the observations of one execution, oldest first, and decide once."""
-        return guide_rule.step(self.config, state, observations, self.term)
+        return envelope.step(guide_rule.weigh, self.config, state, observations, self.term)
 
     def disable(self, state: ControllerState, note: str = "") -> Next:
         """See `envelope`, here as in the methods below."""

@@ -91,15 +91,10 @@ def _smoothed(config: AdaptiveWeightConfig, average: float | None, value: float 
 
 def _is_spike(config: AdaptiveWeightConfig, state: EnvelopeState[Any], loss: float) -> bool:
     """Whether the loss is far above its level, and further than the noise of the losses reaches."""
-    if state.losses.below_zero:
+    level = state.losses.average if state.trial is None else state.trial.baseline
+    if not (level > 0.0 and loss > config.max_loss_spike_threshold * level) or state.losses.below_zero:
         return False
-    if state.trial is not None:
-        level = state.trial.baseline
-    elif len(state.losses.recent) + len(state.losses.reference) >= MIN_REFERENCE:
-        level = state.losses.average
-    else:
-        return False
-    if not (level > 0.0 and loss > config.max_loss_spike_threshold * level):
+    if state.trial is None and len(state.losses.recent) + len(state.losses.reference) < MIN_REFERENCE:
         return False
     noise = state.trial.noise if state.trial else measure_noise(state.losses.reference or state.losses.recent)
     return loss > level * math.exp(min(_SPIKE_DEVIATIONS * noise.deviation, 700.0))

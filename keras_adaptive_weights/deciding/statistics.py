@@ -66,17 +66,20 @@ class Series(NamedTuple):
     @property
     def scale(self) -> float:
         """The running average as what the values are measured by; NaN where it can be none."""
-        average = self.average
-        return average if 0.0 < average < math.inf and not self.below_zero else math.nan
+        recent, reference, average, below_zero = self
+        if not reference:
+            average = mean(recent)
+        return average if 0.0 < average < math.inf and not below_zero else math.nan
 
     @property
     def variance(self) -> float:
         """Variance of the recent values in units of the squared scale; 0 for fewer than two, or without a scale."""
-        scale, count = self.scale, len(self.recent)
-        if count < 2 or math.isnan(scale):
+        recent, scale = self.recent, self.scale
+        count = len(recent)
+        if count < 2 or not scale > 0.0:
             return 0.0
-        center = sum(self.recent) / count
-        return _square(math.dist(self.recent, (center,) * count) / scale) / count
+        center = sum(recent) / count
+        return _square(math.dist(recent, (center,) * count) / scale) / count
 
     def compare(self, steps: int) -> Comparison:
         """Hold the newest `steps` recent values (at least one) against the older ones."""
