@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_adaptive_weights.deciding.constraint import Constraint
-from keras_adaptive_weights.deciding.gradient_share import GradientShare
-from keras_adaptive_weights.deciding.sqrt_loss import SqrtLoss
-
 FORMS = "guide, auto, share:TERM=PART[,TERM=PART...], constraint:TERM=LIMIT or sqrt"
 """What `balance_of` reads."""
 
@@ -23,6 +19,10 @@ def balance_of(text: str) -> Any:
     >>> balance_of("share:mel_loss=0.6").shares
     {'mel_loss': 0.6}
     """
+    from keras_adaptive_weights.deciding.constraint import Constraint  # noqa: PLC0415 - `--help` needs but the forms
+    from keras_adaptive_weights.deciding.gradient_share import GradientShare  # noqa: PLC0415
+    from keras_adaptive_weights.deciding.sqrt_loss import SqrtLoss  # noqa: PLC0415
+
     kind, _, rest = text.partition(":")
     if not rest and kind in ("guide", "auto", "sqrt") and ":" not in text:
         return {"guide": None, "auto": GradientShare(), "sqrt": SqrtLoss()}[kind]

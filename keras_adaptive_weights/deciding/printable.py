@@ -11,6 +11,7 @@ from typing import TextIO
 
 LONGEST_NOTE = 1000
 LONGEST_SHOWN = 400
+LONGEST_ERROR = 2000
 _JOINERS = "\u200c\u200d"  # Persian, Arabic and the scripts of India are misspelt without them
 
 

@@ -52,6 +52,19 @@ def test_the_module_starts_quickly_and_without_tensorflow(folder):
     assert float(seconds) < 0.5
 
 
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_help_and_version_wait_for_nothing_that_a_command_needs(option):
+    code = (
+        "import sys\nfrom keras_adaptive_weights.operating.command_line import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: print({m for m in sys.modules if m.startswith('keras_adaptive_weights.')})"
+    )
+    done = subprocess.run([sys.executable, "-c", code, option], capture_output=True, text=True, check=True, timeout=60)
+    light = {"deciding", "former_names", "operating", "registration", "version"}
+    light |= {"deciding.named_balance", "deciding.printable", "operating.command_line"}
+    assert eval(done.stdout.splitlines()[-1]) == {f"keras_adaptive_weights.{name}" for name in light}
+
+
 def test_it_runs_as_a_module(folder):
     done = subprocess.run(
         [sys.executable, "-m", "keras_adaptive_weights", "report", folder, "--json"],
