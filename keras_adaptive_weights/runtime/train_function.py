@@ -3,11 +3,12 @@
 Keras hands the result of each execution out as an optional, which it then opens by two operations outside the graph,
 and of several steps puts each in a condition of its own, though its loop has the same one: together that costs more
 than all that the mixin adds to a step. It also makes the logs anew after every step, of which those of the last one are
-seen.
+seen. And it creates variables while it traces, which makes TensorFlow trace a second time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -65,30 +66,12 @@ def make_train_function(model: keras.Model, telemetry: Ring) -> Callable[[Any], 
     Raises:
         StopIteration, tf.errors.OutOfRangeError: From the function, where the iterator has nothing left.
     """
-    build_optimizer_first(model)
     steps = int(model.steps_per_execution)
     if plain("packed_logs"):
         return _make_function(model, model.train_step, model.get_metrics_result)
     logs = PackedLogs(telemetry, once=steps > 1)
     function = _make_function(model, logs.packing(model.train_step), logs.packing(model.get_metrics_result))
     return logs.unpacking(function)
-
-
-def build_optimizer_first(model: keras.Model) -> None:
-    """Create the optimizer's variables before the step is traced: a step that creates variables is traced twice.
-
-    Where it is known for which variables: not where a layer waits for its first batch.
-    """
-    optimizer = model.optimizer
-    if optimizer is None or optimizer.built or not model.trainable_variables:
-        return
-    if getattr(model, "inputs", None) and _is_built(model):
-        optimizer.build(model.trainable_variables)
-
-
-def _is_built(layer: keras.layers.Layer) -> bool:
-    """Whether a layer and all within it have their variables, also those that are no part of a functional model."""
-    return layer.built and all(map(_is_built, keras.Model.layers.fget(layer)))
 
 
 def _make_function(
@@ -98,7 +81,8 @@ def _make_function(
     strategy, steps = model.distribute_strategy, int(model.steps_per_execution)
 
     def on_device(batch: Any) -> Any:
-        return strategy.run(step, args=(batch,))
+        with tf.variable_creator_scope(_before_the_graph):
+            return strategy.run(step, args=(batch,))
 
     traced = TracedAgain(
         lambda: tf.function(on_device, autograph=False, reduce_retracing=True, jit_compile=model.jit_compile)
@@ -122,6 +106,16 @@ def _make_function(
         return logs_so_far() if logs is None else logs
 
     return train
+
+
+def _before_the_graph(create: Callable[..., Any], **given: Any) -> Any:
+    """Create a variable at once: a function that is seen to create some while it is traced is traced a second time.
+
+    Metrics, optimizers and layers that do not know the shape of their inputs wait for the first batch with that.
+    """
+    with contextlib.suppress(Exception), tf.init_scope():  # a first value out of the graph cannot be had before it
+        return create(**{**given, "experimental_enable_variable_lifting": False})
+    return create(**given)
 
 
 def _several(one_step: Callable[[Any], Any], iterator: Any, steps: int) -> Any:

@@ -126,22 +126,48 @@ class Counted(kaw.StableModel):
         self.traces += 1
         return super().train_step(data)
 
+
+class WithOneMoreLayer(Counted):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        y_pred = y_pred if self.late is None else self.late(y_pred)
-        return keras.ops.mean(keras.ops.square(y - y_pred))
+        return keras.ops.mean(keras.ops.square(y - self.late(y_pred)))
 
 
-def test_a_step_is_traced_once_though_nobody_built_the_optimizer():
-    model = make_model(Counted, loss="mse", built=False)
-    fit(model, DATA)
+def test_a_step_is_traced_once_though_nobody_built_the_optimizer_or_the_metrics():
+    model = make_model(Counted, loss="mse", metrics=["mae"], built=False)
+    history = fit(model, DATA).history
+    assert model.traces == 1
+    plain = make_model(keras.Model, loss="mse", metrics=["mae"], built=False)
+    assert history["mae"] == pytest.approx(fit(plain, DATA).history["mae"])
+
+
+def test_and_so_is_one_of_several_losses():
+    inputs = keras.Input((3,))
+    model = Counted(inputs, {name: keras.layers.Dense(3, name=name)(inputs) for name in ("a", "b")})
+    model.compile("sgd", {"a": "mse", "b": "mae"}, {"a": kaw.AdaptiveWeight(2.0)}, metrics={"b": ["mse"]})
+    x = np.ones((2 * BATCH, 3), "float32")
+    model.fit(x, {"a": x, "b": x}, batch_size=BATCH, verbose=0)
     assert model.traces == 1
 
 
-def test_the_optimizer_waits_for_a_layer_that_waits_for_its_first_batch():
-    model = make_model(Counted, loss="mse", built=False)
+def test_and_one_with_a_layer_that_waits_for_its_first_batch():
+    model = make_model(WithOneMoreLayer, loss="mse", built=False)
     model.late = keras.layers.Dense(3)
     fit(model, DATA)
+    assert model.traces == 1
     before = model.late.get_weights()
     fit(model, DATA)
-    assert model.traces > 1
     assert all((one != other).any() for one, other in zip(model.late.get_weights(), before, strict=True))
+
+
+def test_a_variable_may_begin_with_what_comes_out_of_the_graph():
+    class Scaled(kaw.StableModel):
+        scale = None
+
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            if self.scale is None:
+                self.scale = tf.Variable(lambda: 2.0 * tf.reduce_mean(tf.ones_like(y)), trainable=False)
+            return self.scale * keras.ops.mean(keras.ops.square(y - y_pred))
+
+    model = make_model(Scaled, loss="mse", built=False)
+    fit(model, DATA)
+    assert float(model.scale) == 2.0

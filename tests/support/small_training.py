@@ -34,7 +34,7 @@ def make_loss(**kwargs):
 def make_model(
     cls=kaw.StableModel, *, optimizer=None, loss=None, dampens=None, dropout=0.0, built=True, **compile_kwargs
 ):
-    """A compiled model; its optimizer is `built`, or else the train step is traced twice, which takes longer.
+    """A compiled model; its optimizer is `built`, or else Keras's train step is traced twice, which takes longer.
 
     Its loss is `make_loss()`, which dampens spikes above `dampens`, or the one that is given.
     """
