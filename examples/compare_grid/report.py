@@ -20,6 +20,7 @@ _RESULT_HEADER = (
     "changes",
     "rollbacks",
     "skips",
+    "share of mel",
     "time",
 )
 _PAIR_HEADER = ("scenario", "first / second", "pairs", "mel L1", "", "total", "")
@@ -54,8 +55,8 @@ def result_lines(rows: Sequence[Row]) -> Iterator[list[str]]:
     """Yield a line for each scenario and contestant that has runs.
 
     Losses are means over the runs that ended finite, with their 95 % interval; the largest change is that of all runs;
-    changes, rollbacks and skips are means over all runs; the time is CPU time of a step relative to that of plain Keras
-    with the same seed, the median over the seeds.
+    changes, rollbacks and skips are means over all runs; the share is the lowest and the highest at the end; the time
+    is CPU time of a step relative to that of plain Keras with the same seed, the median over the seeds.
     """
     for scenario, about in SCENARIOS.items():
         title = about.title
@@ -71,6 +72,7 @@ def result_lines(rows: Sequence[Row]) -> Iterator[list[str]]:
                 _interval([row.val_total for row in runs if row.finite]),
                 _largest([row.largest_change for row in runs]),
                 *(_number(statistics.fmean(getattr(row, field) for row in runs)) for field in _COUNTS),
+                _share([row.mel_share for row in runs if row.finite]),
                 _relative_time(runs, rows),
             ]
             title = ""
@@ -128,6 +130,12 @@ def _interval(values: Sequence[float]) -> str:
 def _largest(changes: Sequence[float]) -> str:
     """Return the largest change of all runs: to NaN where one was."""
     return "to NaN" if any(map(math.isnan, changes)) else f"{100.0 * max(changes):.1f} %"
+
+
+def _share(shares: Sequence[float]) -> str:
+    """Return the range of the shares; a dash where there is no balance."""
+    known = [100.0 * share for share in shares if math.isfinite(share)]
+    return f"{min(known):.0f} to {max(known):.0f} %" if known else "-"
 
 
 def _number(value: float) -> str:

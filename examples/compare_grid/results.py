@@ -36,6 +36,7 @@ class Row:
         rollbacks: How many of these were rollbacks.
         skipped: Skipped steps.
         step_cpu_ms: CPU time of a step in milliseconds; NaN where the run was too short.
+        mel_share: Part of the mel loss in the gradient at the end, measured by `kaw.calibrate`; NaN without a balance.
     """
 
     settings: str
@@ -52,6 +53,7 @@ class Row:
     rollbacks: int
     skipped: int
     step_cpu_ms: float
+    mel_share: float
 
     @property
     def cell(self) -> Cell:

@@ -20,7 +20,7 @@ import keras_adaptive_weights as kaw
 
 from .contestants import REDUCTION, build, callbacks
 from .data import find_clips
-from .grid import GUIDE_WEIGHT, SCENARIOS, SPIKE_FACTOR, Cell, Settings, fault_steps, surge_steps
+from .grid import BALANCED, GUIDE_WEIGHT, SCENARIOS, SPIKE_FACTOR, Cell, Settings, fault_steps, surge_steps
 from .results import Row
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def run(cell: Cell, settings: Settings, cache_dir: Path) -> Row:
         rollbacks=sum(decision.action is kaw.Action.ROLLBACK for decision in decisions),
         skipped=int(model.get_metrics_result().get("skipped_steps", 0)),
         step_cpu_ms=meter.step_cpu_ms(),
+        mel_share=mel_share(model, batches.training({})) if cell.contestant in BALANCED else math.nan,
     )
 
 
@@ -106,6 +107,11 @@ def validate(model: keras.Model, batches: tf.data.Dataset) -> tuple[float, float
         sizes.append(len(targets["mel_lengths"]))
     mel_l1, total = np.average(values, axis=0, weights=sizes).tolist()
     return mel_l1, total
+
+
+def mel_share(model: keras.Model, batches: tf.data.Dataset) -> float:
+    """Return the part of the mel loss in the gradient, at the weights and parameters that the run ended with."""
+    return kaw.calibrate(model, batches).decision.evidence["share.mel_loss"]
 
 
 class Meter(keras.callbacks.Callback):

@@ -35,6 +35,7 @@ def row(scenario="clean", contestant=PLAIN, seed=1, **values):
         "rollbacks": 0,
         "skipped": 0,
         "step_cpu_ms": 20.0,
+        "mel_share": math.nan,
     }
     return Row(scenario=scenario, contestant=contestant, seed=seed, **{**usual, **values})
 
@@ -463,15 +464,20 @@ def test_the_report_of_known_figures():
     text = report(rows)
     assert text.startswith(f"{Settings().label}; 15 runs, seeds 1, 2, 3, 4, 5.")
     # mean 0.53, deviation 0.015811, half width 2.7764 * 0.015811 / sqrt(5)
-    plain = ["5 of 5", "0.5300 ± 0.0196", "2.0000 ± 0.0000", "0.0 %", "0", "0", "0", "+0 %"]
+    plain = ["5 of 5", "0.5300 ± 0.0196", "2.0000 ± 0.0000", "0.0 %", "0", "0", "0", "-", "+0 %"]
     assert lines_of(text, "clean", "plain Keras, fixed weight") == [["clean", "plain Keras, fixed weight", *plain]]
-    ours = ["5 of 5", "0.5565 ± 0.0196", "1.9900 ± 0.0000", "5.0 %", "3", "1", "2", "+20 %"]
+    ours = ["5 of 5", "0.5565 ± 0.0196", "1.9900 ± 0.0000", "5.0 %", "3", "1", "2", "-", "+20 %"]
     assert lines_of(text, "", "mixin + adaptive weight") == [["", "mixin + adaptive weight", *ours]]
     assert lines_of(text, "", "mixin, fixed weight")[0][-1] == "+10 %"
     compared = [*lines_of(text, "clean", "mixin + adaptive weight / mixin, fixed weight")[0][2:]]
     assert compared == ["5", "+5.0 %, at most +5.0 %", "worse", "-0.5 %, at most -0.5 %", "better"]
     compared = lines_of(text, "", "mixin, fixed weight / plain Keras, fixed weight")[0][2:]
     assert compared == ["5", "+0.0 %, at most +0.0 %", "not worse", "+0.0 %, at most +0.0 %", "not worse"]
+
+
+def test_the_share_of_the_mel_loss_is_told_as_a_range():
+    rows = [row(contestant=SHARE, seed=seed, mel_share=share) for seed, share in enumerate((0.58, 0.534, 0.611), 1)]
+    assert lines_of(report(rows), "clean", "mixin + share 60 %")[0][-2:] == ["53 to 61 %", "-"]
 
 
 def test_runs_that_ended_nan_are_counted_and_not_averaged():
@@ -491,7 +497,7 @@ def test_a_reference_that_always_ends_nan_is_nothing_to_compare_with():
     rows = [row("nan", PLAIN, seed, **bad, largest_change=math.nan) for seed in (1, 2)]
     rows += [row("nan", ADAPTIVE, seed) for seed in (1, 2)]
     text = report(rows)
-    plain = ["0 of 2", "-", "-", "to NaN", "0", "0", "0", "-"]
+    plain = ["0 of 2", "-", "-", "to NaN", "0", "0", "0", "-", "-"]
     assert lines_of(text, "1 % NaN batches", "plain Keras, fixed weight")[0][2:] == plain
     compared = lines_of(text, "1 % NaN batches", "mixin + adaptive weight / plain Keras, fixed weight")[0][2:]
     words = "nothing to compare with: the second ended NaN"
@@ -589,14 +595,16 @@ def test_a_tiny_grid_from_beginning_to_end(tmp_path, cache_dir, capsys, monkeypa
     monkeypatch.setattr(compare, "run_all", lambda cells, *given: (pool._train(cell, *given[:2]) for cell in cells))
     path = tmp_path / "results.csv"
     small = ["--steps", "5", "--seeds", "1", "--max-clips", "24", "--cache-dir", str(cache_dir), "--csv", str(path)]
-    contestants = (TERMINATE, FIXED, ADAPTIVE)
+    contestants = (TERMINATE, FIXED, ADAPTIVE, SHARE)
     assert compare.main([*small, "--scenarios", "nan", "--contestants", ",".join(contestants)]) == 0
     by_name = {each.contestant: each for each in results.read(path)}
     assert sorted(by_name) == sorted(contestants)
-    terminated, fixed, ours = (by_name[name] for name in contestants)
+    terminated, fixed, ours, share = (by_name[name] for name in contestants)
     (bad_step,) = grid.fault_steps("nan", 1, 5)
     assert (terminated.finite, terminated.steps_done) == (False, bad_step)
     assert (fixed.finite, fixed.steps_done, fixed.skipped) == (True, 5, 1)
     assert (ours.val_mel_l1, ours.val_total, ours.skipped) == (fixed.val_mel_l1, fixed.val_total, 1)
     assert 0.0 < fixed.val_mel_l1 < 10.0
+    assert 0.0 < share.mel_share < 1.0
+    assert math.isnan(fixed.mel_share)
     assert "1 of 1" in lines_of(capsys.readouterr().out, "", "mixin + adaptive weight")[0]
