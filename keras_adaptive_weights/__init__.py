@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from keras_adaptive_weights.journal.reader import Journal, read_journal
     from keras_adaptive_weights.journal.writer import JournalWriter
     from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
-    from keras_adaptive_weights.losses.composite import CompositeLoss, LossTerm
+    from keras_adaptive_weights.losses.composite import CompositeLoss
+    from keras_adaptive_weights.losses.loss_term import LossTerm
     from keras_adaptive_weights.losses.xtts import XTTSLoss
     from keras_adaptive_weights.recording.replay import replay
     from keras_adaptive_weights.training.calibration import calibrate
@@ -48,7 +49,7 @@ _HOME = {
     "JointObservation": "deciding.joint",
     "Journal": "journal.reader",
     "JournalWriter": "journal.writer",
-    "LossTerm": "losses.composite",
+    "LossTerm": "losses.loss_term",
     "ModelRecovery": "training.recovery",
     "Observation": "deciding.decision",
     "Proposal": "deciding.strategy",

@@ -5,6 +5,7 @@ Here a term's value is computed and multiplied by its weight; `AdaptiveWeight` j
 Open `composite` first; `xtts` is the same with the terms of a speech model.
 """
 
-from keras_adaptive_weights.losses.composite import CompositeLoss, LossTerm
+from keras_adaptive_weights.losses.composite import CompositeLoss
+from keras_adaptive_weights.losses.loss_term import LossTerm
 
 __all__ = ["CompositeLoss", "LossTerm"]  # where pickles and models from before the wings look for them

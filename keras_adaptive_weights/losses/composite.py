@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -24,6 +22,7 @@ from keras_adaptive_weights.losses.balance import (
 )
 from keras_adaptive_weights.losses.balanced import BalancedWeights
 from keras_adaptive_weights.losses.controlled import Saved
+from keras_adaptive_weights.losses.loss_term import LossTerm
 from keras_adaptive_weights.losses.per_sample import all_masked, as_tensors, counts, function_of, weights_of_samples
 from keras_adaptive_weights.losses.saved_state import (
     BALANCE,
@@ -40,92 +39,6 @@ from keras_adaptive_weights.losses.saved_state import (
 from keras_adaptive_weights.runtime.distribution import divide_by_replicas
 
 _PACKAGE = "keras_adaptive_weights"
-_logger = logging.getLogger(_PACKAGE)
-
-
-@dataclass(frozen=True, slots=True)
-class LossTerm:
-    """One term of a `CompositeLoss`.
-
-    Args:
-        fn: `fn(y_true, y_pred) -> per-sample losses`, a float tensor of shape `[batch]`. It gets the whole structures,
-            what is floating point in them cast to the loss's dtype and all else (labels, texts) as it came; None in
-            place of targets where there are none. Register it with `keras.saving.register_keras_serializable` to save
-            models. A loss of Keras's does, too, where target and output are one tensor each; its mean counts.
-        weight: A finite number of at least 0, or an `AdaptiveWeight`.
-        requires: Keys that must be in `y_true` or `y_pred`; where one is missing the term takes no part. By these keys,
-            and by its own name with or without "_loss", a term finds its weights in a dictionary of sample weights.
-        measures: `measures(y_true, y_pred)` says which samples there is anything to measure of: bools of shape
-            `[batch]`, or None for all of them. The others are left out of the mean: no measurement is no loss of 0.
-
-    Raises:
-        TypeError: `fn` or `measures` cannot be called, or the weight is of another type.
-        ValueError: A weight below 0, NaN or infinite.
-
-    Example:
-
-    >>> term = LossTerm(lambda y_true, y_pred: y_pred["kl"], weight=0.1, requires=("kl",))
-    >>> term.takes_part({}, {"kl": np.ones(8)})
-    True
-    """
-
-    fn: Callable[[Any, Any], Any]
-    weight: float | AdaptiveWeight = 1.0
-    requires: tuple[str, ...] = ()
-    measures: Callable[[Any, Any], Any] | None = None
-
-    def __post_init__(self) -> None:
-        """Validate the arguments."""
-        if not callable(self.fn):
-            named = f" Write `fn=keras.losses.get({self.fn!r})`." if isinstance(self.fn, str) else ""
-            raise TypeError(f"LossTerm: argument `fn` must be callable. Received: fn={self.fn!r}.{named}")
-        if isinstance(self.fn, type):
-            name = self.fn.__name__
-            raise TypeError(
-                f"LossTerm: argument `fn` must be callable. Received: the class {name}. Write `{name}(...)`."
-            )
-        if isinstance(self.fn, CompositeLoss):
-            raise TypeError(
-                f"LossTerm: argument `fn` must be the loss of one term. Received: a {type(self.fn).__name__}. Write "
-                "its terms into the outer one: `CompositeLoss({**loss.terms, ...})`."
-            )
-        if self.measures is not None and not callable(self.measures):
-            raise TypeError(
-                f"LossTerm: argument `measures` must be callable or None. Received: measures={self.measures!r}."
-            )
-        object.__setattr__(self, "weight", checked_weight("LossTerm", "weight", self.weight))
-        if not isinstance(self.requires, tuple) or not all(isinstance(key, str) for key in self.requires):
-            raise TypeError(
-                f"LossTerm: argument `requires` must be a tuple of keys, as in ('mel_target',). Received: "
-                f"requires={self.requires!r}."
-            )
-
-    @property
-    def weight_tensor(self) -> Any:
-        """The weight in force: a number, or a scalar tensor read from the shared variable."""
-        return self.weight.variable.value() if isinstance(self.weight, AdaptiveWeight) else self.weight
-
-    def takes_part(self, y_true: Any, y_pred: Any) -> bool:
-        """Whether all required keys are there."""
-        return all(_has(y_true, key) or _has(y_pred, key) for key in self.requires)
-
-
-def checked_weight(owner: str, name: str, weight: Any) -> Any:
-    """Return an `AdaptiveWeight` as it is, and a number of at least 0 as one of Python's own.
-
-    Raises:
-        TypeError: Something else.
-        ValueError: A number below 0, NaN or infinite.
-    """
-    if isinstance(weight, AdaptiveWeight):
-        return weight
-    if tf.is_tensor(weight) or isinstance(weight, tf.Variable) or weight is AdaptiveWeight:
-        raise TypeError(
-            f"{owner}: argument `{name}` must be a number or an AdaptiveWeight. Received: {name}={weight!r} of type "
-            f"{type(weight).__name__}. Write `AdaptiveWeight(2.5)` for a weight that moves in training, or "
-            "`float(...)` for one that does not."
-        )
-    return check_number(owner, name, weight, low=0.0)
 
 
 class Evaluation(NamedTuple):
@@ -295,7 +208,7 @@ class CompositeLoss(keras.losses.Loss):
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as plain values."""
         return {
-            "terms": {name: _term_config(term) for name, term in self.terms.items()},
+            "terms": {name: term.get_config() for name, term in self.terms.items()},
             "max_loss_spike_threshold": self.max_loss_spike_threshold,
             "loss_smoothing_factor": self.loss_smoothing_factor,
             "balance": balance_config(self.balance),
@@ -306,7 +219,7 @@ class CompositeLoss(keras.losses.Loss):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> CompositeLoss:
         """Build from what `get_config` returned."""
-        terms = {name: _term_from_config(values) for name, values in config["terms"].items()}
+        terms = {name: LossTerm.from_config(values) for name, values in config["terms"].items()}
         return cls(**{**config, "balance": balance_from_config(config.get("balance")), "terms": terms})
 
     def save_own_variables(self, store: Any) -> None:
@@ -454,26 +367,5 @@ class _Output:
         return {"name": self._name}
 
 
-def _has(structure: Any, key: str) -> bool:
-    return isinstance(structure, Mapping) and key in structure
-
-
 def _keys(structure: Any) -> list[str] | str:
     return sorted(structure) if isinstance(structure, Mapping) else type(structure).__name__
-
-
-def _term_config(term: LossTerm) -> dict[str, Any]:
-    weight = term.weight.get_config() if isinstance(term.weight, AdaptiveWeight) else term.weight
-    measures = {} if term.measures is None else {"measures": keras.saving.serialize_keras_object(term.measures)}
-    fn = keras.saving.serialize_keras_object(term.fn)
-    return {"fn": fn, "weight": weight, "requires": list(term.requires), **measures}
-
-
-def _term_from_config(values: Mapping[str, Any]) -> LossTerm:
-    weight = values["weight"]
-    return LossTerm(
-        fn=keras.saving.deserialize_keras_object(values["fn"]),
-        weight=AdaptiveWeight.from_config(weight) if isinstance(weight, dict) else weight,
-        requires=tuple(values["requires"]),
-        measures=keras.saving.deserialize_keras_object(values["measures"]) if "measures" in values else None,
-    )

@@ -13,8 +13,9 @@ import keras
 import tensorflow as tf
 
 from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
-from keras_adaptive_weights.losses.composite import CompositeLoss, Evaluation, LossTerm, checked_weight
+from keras_adaptive_weights.losses.composite import CompositeLoss, Evaluation
 from keras_adaptive_weights.losses.loss_places import arranged, is_structure, mapped, places
+from keras_adaptive_weights.losses.loss_term import LossTerm, checked_weight
 from keras_adaptive_weights.losses.per_sample import all_masked, anything_counts
 from keras_adaptive_weights.runtime.distribution import replicas
 

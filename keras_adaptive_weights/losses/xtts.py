@@ -17,7 +17,8 @@ from keras_adaptive_weights.deciding.config import (
 from keras_adaptive_weights.deciding.state import adaptive_weight_metrics, stability_metrics
 from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
 from keras_adaptive_weights.losses.balance import balance_config, balance_from_config
-from keras_adaptive_weights.losses.composite import CompositeLoss, LossTerm, checked_weight
+from keras_adaptive_weights.losses.composite import CompositeLoss
+from keras_adaptive_weights.losses.loss_term import LossTerm, checked_weight
 from keras_adaptive_weights.losses.xtts_terms import (
     attention_loss,
     duration_loss,

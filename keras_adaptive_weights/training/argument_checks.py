@@ -10,7 +10,8 @@ from typing import Any
 import keras
 
 from keras_adaptive_weights.losses.adaptive_weight import AdaptiveWeight
-from keras_adaptive_weights.losses.composite import CompositeLoss, LossTerm
+from keras_adaptive_weights.losses.composite import CompositeLoss
+from keras_adaptive_weights.losses.loss_term import LossTerm
 from keras_adaptive_weights.runtime.tapes import gives_gradients_once
 
 
