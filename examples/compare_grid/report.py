@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 
-from .grid import ADAPTIVE, AUTO, CONTESTANTS, FIXED, PLAIN, SCENARIOS, SHARE, Cell
+from .grid import ADAPTIVE, AUTO, BALANCED, CONTESTANTS, FIXED, PLAIN, SCENARIOS, SHARE, Cell
 from .inference import MARGIN, Comparison, compare, mean_interval
 from .results import Row
 
@@ -72,7 +72,7 @@ def result_lines(rows: Sequence[Row]) -> Iterator[list[str]]:
                 _interval([row.val_total for row in runs if row.finite]),
                 _largest([row.largest_change for row in runs]),
                 *(_number(statistics.fmean(getattr(row, field) for row in runs)) for field in _COUNTS),
-                _share([row.mel_share for row in runs if row.finite]),
+                _share([row.mel_share for row in runs if row.finite]) if contestant in BALANCED else "-",
                 _relative_time(runs, rows),
             ]
             title = ""
@@ -133,9 +133,7 @@ def _largest(changes: Sequence[float]) -> str:
 
 
 def _share(shares: Sequence[float]) -> str:
-    """Return the range of the shares; a dash where there is no balance."""
-    known = [100.0 * share for share in shares if math.isfinite(share)]
-    return f"{min(known):.0f} to {max(known):.0f} %" if known else "-"
+    return f"{100.0 * min(shares):.0f} to {100.0 * max(shares):.0f} %" if shares else "-"
 
 
 def _number(value: float) -> str:

@@ -35,7 +35,7 @@ def row(scenario="clean", contestant=PLAIN, seed=1, **values):
         "rollbacks": 0,
         "skipped": 0,
         "step_cpu_ms": 20.0,
-        "mel_share": math.nan,
+        "mel_share": 0.5,
     }
     return Row(scenario=scenario, contestant=contestant, seed=seed, **{**usual, **values})
 
