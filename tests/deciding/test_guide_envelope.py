@@ -47,6 +47,18 @@ def test_each_method_is_the_function_it_stands_for(state, method, function):
     assert method(state) == function(state)
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        lambda guide, s: guide.step(s, SEEN),
+        *(getattr(GuideEnvelope, n) for n in ("disable", "enable", "reset", "rollback")),
+    ],
+)
+def test_each_decision_names_the_term(state, method):
+    assert method(GuideEnvelope(CONFIG, "mel_loss"), state)[1].term == "mel_loss"
+    assert method(GUIDE, state)[1].term == ""
+
+
 def test_a_restored_weight_is_within_todays_bounds(state):
     narrow = GuideEnvelope(AdaptiveWeightConfig(min_weight=1.0, max_weight=2.0))
     assert narrow.restored(state.to_dict()).weight == 2.0
