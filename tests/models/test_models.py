@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import comparing
 import pytest
 
@@ -31,6 +33,13 @@ def test_few_lines_change_and_nothing_else(name):
     assert result.deviation <= result.limit
     assert result.skipped == 1
     assert result.finite
+
+
+def test_the_readme_counts_them_so():
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("| model | lines |")[2].partition("\n\n")[0]
+    counts = [int(row.split("|")[2]) for row in table.splitlines()[2:] for _ in row.split("|")[1].split(",")]
+    assert counts == [comparing.lines_changed(name) for name in comparing.NAMES]
 
 
 def test_the_table_has_a_row_for_each():
