@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -63,10 +65,30 @@ def replay(
         raise TypeError(
             f"replay: argument `config` must be an AdaptiveWeightConfig or None. Received: config={config!r}."
         )
-    if isinstance(source, (str, os.PathLike)):
-        source = read_journal(source, joint=balance is not None)
-    if isinstance(source, Journal):
-        return list(_decide_again(source, config, base_weight, balance))
+    with _no_cycles():
+        if isinstance(source, (str, os.PathLike)):
+            source = read_journal(source, joint=balance is not None)
+        if isinstance(source, Journal):
+            return list(_decide_again(source, config, base_weight, balance))
+        return _decide_on(source, config, base_weight)
+
+
+@contextlib.contextmanager
+def _no_cycles() -> Iterator[None]:
+    """Let Python not look for dead cycles: there are none, and the more is decided the longer it looks."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _decide_on(
+    source: Iterable[Observation], config: AdaptiveWeightConfig | None, base_weight: float | None
+) -> list[Decision]:
+    """Return a decision for each observation."""
     config = config or AdaptiveWeightConfig()
     base_weight = _DEFAULT_BASE_WEIGHT if base_weight is None else base_weight
     config.check_base_weight("replay", "base_weight", base_weight)

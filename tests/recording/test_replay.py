@@ -1,5 +1,6 @@
 """Recorded observations -> the decisions they lead to."""
 
+import gc
 import math
 import random
 import subprocess
@@ -219,3 +220,17 @@ def test_a_replay_needs_neither_tensorflow_nor_keras():
         "assert not {'tensorflow', 'keras'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_dead_cycles_are_looked_for_again_after_it(enabled):
+    """Also where it ends by an error; and nobody who wants none of that gets it."""
+    (gc.enable if enabled else gc.disable)()
+    try:
+        kaw.replay([kaw.Observation(1, 0.8)])
+        assert gc.isenabled() is enabled
+        with pytest.raises(TypeError):
+            kaw.replay(["no observation"])
+        assert gc.isenabled() is enabled
+    finally:
+        gc.enable()
