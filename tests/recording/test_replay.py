@@ -227,10 +227,10 @@ def test_dead_cycles_are_looked_for_again_after_it(enabled):
     """Also where it ends by an error; and nobody who wants none of that gets it."""
     (gc.enable if enabled else gc.disable)()
     try:
-        kaw.replay([kaw.Observation(1, 0.8)])
+        replay([Observation(1, 0.8)])
         assert gc.isenabled() is enabled
         with pytest.raises(TypeError):
-            kaw.replay(["no observation"])
+            replay(["no observation"])
         assert gc.isenabled() is enabled
     finally:
         gc.enable()
