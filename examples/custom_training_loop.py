@@ -76,8 +76,8 @@ def make_train_step(
         gradients = tape.gradient(evaluation.total, model.trainable_variables)
         norm = tf.linalg.global_norm(gradients)
         finite = tf.math.is_finite(evaluation.total) & tf.math.is_finite(norm)
-        if finite:  # a step that is not finite leaves the model and the optimizer as they are
-            optimizer.apply(gradients, model.trainable_variables)
+        # A step that is not finite leaves the model and the optimizer as they are.
+        tf.cond(finite, lambda: optimizer.apply(gradients, model.trainable_variables), lambda: None)
         return evaluation.terms["mel_loss"], evaluation.total, norm, finite
 
     return train_step

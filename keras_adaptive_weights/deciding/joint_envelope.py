@@ -37,7 +37,7 @@ from keras_adaptive_weights.deciding.joint import JointDecision, JointObservatio
 from keras_adaptive_weights.deciding.joint_state import JointCore, JointState, StoredState
 from keras_adaptive_weights.deciding.plain_records import read_record
 from keras_adaptive_weights.deciding.state import ControllerState
-from keras_adaptive_weights.deciding.statistics import Comparison, Series, mean
+from keras_adaptive_weights.deciding.statistics import Comparison, Series, mean, total
 from keras_adaptive_weights.deciding.strategy import (
     Strategy,
     checked_proposal,
@@ -121,7 +121,7 @@ class JointEnvelope:
             loss = math.nan
             if seen.losses and seen.finite and not seen.loss_scaling:
                 recent = self._with(recent, seen.losses)
-                loss = sum([weights[name] * losses[-1] for name, losses in recent.items()])
+                loss = total([weights[name] * losses[-1] for name, losses in recent.items()])
                 balanced = {name: value for name, value in seen.losses.items() if name in weights}
                 taught.append(seen._replace(losses=balanced, weights=weights))
             last = _as_one(seen, loss)
@@ -362,7 +362,7 @@ def _as_one(seen: JointObservation, loss: float) -> Observation:
 def _combined(weights: Weights, recent: Mapping[str, tuple[float, ...]]) -> tuple[float, ...]:
     """Return the objective of the newest steps under these weights."""
     scaled = [[weights[name] * loss for loss in losses] for name, losses in recent.items()]
-    return tuple(map(sum, zip(*scaled, strict=True)))
+    return tuple(map(total, zip(*scaled, strict=True)))
 
 
 def _decision(

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from keras_adaptive_weights.deciding.config import keep_number
 from keras_adaptive_weights.deciding.joint import Term, Weights
-from keras_adaptive_weights.deciding.statistics import mean, measure_noise
+from keras_adaptive_weights.deciding.statistics import mean, measure_noise, total
 from keras_adaptive_weights.deciding.strategy import Proposal, Target
 
 KEPT = 20
@@ -95,9 +95,9 @@ def targets(base: Weights, shares: Weights, magnitudes: Mapping[str, Magnitude])
 
 def _beside(parts: Weights, moving: Weights, magnitudes: Mapping[str, Magnitude], freedom: float) -> dict[str, Target]:
     """Return the targets of the terms that move beside those that stay and make these parts of the sum."""
-    fixed = sum(parts.values())
+    fixed = total(parts.values())
     error = math.hypot(*(part / fixed * magnitudes[name].error for name, part in parts.items()))
-    unit = fixed / (1.0 - sum(moving.values()))
+    unit = fixed / (1.0 - total(moving.values()))
     return {
         name: Target(share * unit / magnitudes[name].value, math.hypot(error, magnitudes[name].error), freedom)
         for name, share in moving.items()
@@ -110,7 +110,7 @@ def _among(base: Weights, moving: Weights, magnitudes: Mapping[str, Magnitude], 
     logs = {name: math.log(share / magnitudes[name].value) for name, share in moving.items()}
     shift = mean([math.log(base[name]) for name in moving]) - mean(tuple(logs.values()))
     squares = {name: magnitudes[name].error ** 2 for name in moving}
-    others = sum(squares.values()) / count**2
+    others = total(squares.values()) / count**2
     return {
         name: Target(math.exp(log + shift), math.sqrt(squares[name] * (1.0 - 2.0 / count) + others), freedom)
         for name, log in logs.items()
@@ -120,8 +120,8 @@ def _among(base: Weights, moving: Weights, magnitudes: Mapping[str, Magnitude], 
 def shares_of(weights: Weights, magnitudes: Mapping[str, Magnitude]) -> dict[str, float]:
     """Return the part of the sum that each term makes whose magnitude is known."""
     parts = {name: weights[name] * magnitude.value for name, magnitude in magnitudes.items() if name in weights}
-    total = sum(parts.values())
-    return {name: part / total for name, part in parts.items()} if total > 0.0 else {}
+    whole = total(parts.values())
+    return {name: part / whole for name, part in parts.items()} if whole > 0.0 else {}
 
 
 def equal_shares(adaptive: Iterable[str], known: Collection[str]) -> dict[str, float]:

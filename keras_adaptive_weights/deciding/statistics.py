@@ -19,8 +19,11 @@ log-likelihood, say) or whose average is 0 has no scale: its ratio is NaN, its v
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import sys
+from collections import deque
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from operator import mul
 from typing import Annotated, NamedTuple
 
@@ -29,6 +32,14 @@ from keras_adaptive_weights.deciding.plain_records import ADDED_LATER, MAY_OVERF
 _MAX_AUTOCORRELATION = 0.98
 _new = tuple.__new__  # takes half as long as a call of the class, and this is every step
 _ROUNDING = 1e-6  # residuals below this share of the mean are taken for rounding, not for noise
+
+
+def _one_after_the_other(values: Iterable[float]) -> float:
+    return deque(accumulate(values, initial=0.0), maxlen=1)[0]
+
+
+total = sum if sys.version_info < (3, 12) else _one_after_the_other
+"""The sum of some numbers, rounded after each: to the same digits under every Python, which 3.12 no longer does."""
 
 
 class Series(NamedTuple):
@@ -56,7 +67,7 @@ class Series(NamedTuple):
         if old > clip * average > 0.0 and not below_zero:
             old = clip * average
         reference = reference[1 - reference_steps :] + (old,)  # noqa: RUF005 - unpacking takes twice as long
-        return _new(Series, (recent[-span:], reference, sum(reference) / len(reference), below_zero))
+        return _new(Series, (recent[-span:], reference, total(reference) / len(reference), below_zero))
 
     @property
     def average(self) -> float:
@@ -78,14 +89,14 @@ class Series(NamedTuple):
         count = len(recent)
         if count < 2 or not scale > 0.0:
             return 0.0
-        center = sum(recent) / count
+        center = total(recent) / count
         return _square(math.dist(recent, (center,) * count) / scale) / count
 
     def compare(self, steps: int) -> Comparison:
         """Hold the newest `steps` recent values (at least one) against the older ones."""
         recent, reference, average, below_zero = self
         recent = recent[-steps:] if steps > 1 else recent[-1:]
-        current = sum(recent) / len(recent) if recent else math.nan
+        current = total(recent) / len(recent) if recent else math.nan
         if not reference:
             average = math.nan
         ratio = current / average if 0.0 < average < math.inf and not below_zero else math.nan
@@ -182,7 +193,7 @@ def widened(normal: float, freedom: float) -> float:
 
 def mean(values: Sequence[float]) -> float:
     """Arithmetic mean; NaN for no values."""
-    return sum(values) / len(values) if values else math.nan
+    return total(values) / len(values) if values else math.nan
 
 
 def measure_noise(values: Sequence[float]) -> Noise:
@@ -198,7 +209,7 @@ def measure_noise(values: Sequence[float]) -> Noise:
         return Noise(samples=n)
     last = (n - 1) / 2.0  # the line's position at the last value, and the negative of that at the first one
     position_squares = n * (n * n - 1.0) / 12.0  # summed over all positions, counted from their middle
-    slope = sum(map(mul, values, _slope_weights(n))) / average
+    slope = total(map(mul, values, _slope_weights(n))) / average
     squares = _square(math.dist(values, (average,) * n) / average) - slope * slope * position_squares
     if squares <= _ROUNDING**2 * n:
         return Noise(samples=n)

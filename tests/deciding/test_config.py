@@ -1,6 +1,7 @@
 """Settings: each is read by somebody, and a bad one is refused where it is given."""
 
 import dataclasses
+import inspect
 import json
 import math
 import re
@@ -275,7 +276,7 @@ def test_a_setting_that_does_not_exist_is_refused(cls):
 def test_every_setting_is_documented():
     for cls in (AdaptiveWeightConfig, TrainingConfig, XTTSConfig):
         for field in fields(cls):
-            assert f"        {field.name}: " in cls.__doc__
+            assert f"\n    {field.name}: " in inspect.getdoc(cls)
 
 
 def test_settings_read_back_what_they_wrote():

@@ -1,13 +1,16 @@
 """Series, their comparison and their noise, each against NumPy written out."""
 
+import ast
 import math
 import statistics
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keras_adaptive_weights.deciding import statistics as ours
 from keras_adaptive_weights.deciding.statistics import Comparison, Noise, Series, mean, measure_noise
 
 SETTINGS = {"span": 4, "reference_steps": 6, "clip": 2.0}
@@ -279,3 +282,28 @@ def test_what_is_smaller_than_rounding_is_no_noise(amplitude, noisy):
     noise = measure_noise([1.0 + amplitude * (-1) ** (i // 2) for i in range(40)])
     assert noise.deviation == (pytest.approx(amplitude, rel=0.1) if noisy else 0.0)
     assert noise.samples == 40
+
+
+# --- the same digits under every Python ----------------------------------------------------------
+
+
+@given(st.lists(st.floats(-1e12, 1e12), max_size=60))
+def test_sums_are_rounded_after_each_value(values):
+    """From Python 3.12 on `sum` makes up for the rounding, and a record of 3.11 would be decided otherwise."""
+    expected = 0.0
+    for value in values:
+        expected += value
+    assert ours.total(values) == expected
+    assert ours._one_after_the_other(values) == expected
+
+
+def test_nothing_else_sums_what_decisions_depend_on():
+    """The shares that a user gives are but checked."""
+    folder = Path(ours.__file__).parent
+    using = {
+        file.stem
+        for file in folder.glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "sum"
+    }
+    assert using == {"gradient_share"}

@@ -677,11 +677,11 @@ def test_an_interrupt_leaves_weight_and_variable_equal(place, asked, monkeypatch
     if place == "in an observer":
         weight.subscribe(Recorder(on="increase" if asked == "update" else "disable", do=interrupt))
     elif place == "in the rule":
-        from keras_adaptive_weights.deciding import envelope, guide_rule
+        from keras_adaptive_weights.deciding import envelope
 
-        rule, name = (guide_rule, "step") if asked == "update" else (envelope, "disable")
-        decide = getattr(rule, name)
-        monkeypatch.setattr(rule, name, lambda *args: (interrupt(), decide(*args))[1])
+        name = "step" if asked == "update" else "disable"
+        decide = getattr(envelope, name)
+        monkeypatch.setattr(envelope, name, lambda *args: (interrupt(), decide(*args))[1])
     else:
         monkeypatch.setattr(weight.variable, "assign", interrupted_assign)
     with pytest.raises(KeyboardInterrupt):
