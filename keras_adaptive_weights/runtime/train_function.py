@@ -9,7 +9,9 @@ seen. And it creates variables while it traces, which makes TensorFlow trace a s
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +20,7 @@ import tensorflow as tf
 
 from keras_adaptive_weights.runtime.packed_logs import PackedLogs, Ring
 from keras_adaptive_weights.runtime.plain import plain
-from keras_adaptive_weights.runtime.written_variables import TracedAgain
+from keras_adaptive_weights.runtime.written_variables import TraceAgain, TracedAgain
 
 
 def can_make_train_function(model: keras.Model) -> bool:
@@ -80,9 +82,19 @@ def _make_function(
     """Return the function for a step that returns logs, or None where they are to be `logs_so_far` after the last."""
     strategy, steps = model.distribute_strategy, int(model.steps_per_execution)
 
+    at_once = True
+
     def on_device(batch: Any) -> Any:
-        with tf.variable_creator_scope(_before_the_graph):
+        nonlocal at_once
+        if not at_once:
             return strategy.run(step, args=(batch,))
+        made: list[weakref.ref[Any]] = []
+        with tf.variable_creator_scope(functools.partial(_before_the_graph, made)):
+            logs = strategy.run(step, args=(batch,))
+        if any(variable() is None for variable in made):  # nobody keeps it: TensorFlow says what it says of such
+            at_once = False
+            raise TraceAgain
+        return logs
 
     traced = TracedAgain(
         lambda: tf.function(on_device, autograph=False, reduce_retracing=True, jit_compile=model.jit_compile)
@@ -108,13 +120,15 @@ def _make_function(
     return train
 
 
-def _before_the_graph(create: Callable[..., Any], **given: Any) -> Any:
+def _before_the_graph(made: list[weakref.ref[Any]], create: Callable[..., Any], **given: Any) -> Any:
     """Create a variable at once: a function that is seen to create some while it is traced is traced a second time.
 
     Metrics, optimizers and layers that do not know the shape of their inputs wait for the first batch with that.
     """
     with contextlib.suppress(Exception), tf.init_scope():  # a first value out of the graph cannot be had before it
-        return create(**{**given, "experimental_enable_variable_lifting": False})
+        variable = create(**{**given, "experimental_enable_variable_lifting": False})
+        made.append(weakref.ref(variable))
+        return variable
     return create(**given)
 
 

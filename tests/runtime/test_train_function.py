@@ -171,3 +171,14 @@ def test_a_variable_may_begin_with_what_comes_out_of_the_graph():
     model = make_model(Scaled, loss="mse", built=False)
     fit(model, DATA)
     assert float(model.scale) == 2.0
+
+
+@pytest.mark.parametrize("base", [keras.Model, kaw.StableModel])
+def test_a_variable_that_is_made_in_each_step_is_refused_as_ever(base):
+    class Forgetful(base):
+        def train_step(self, data):
+            tf.Variable(1.0, trainable=False).assign_add(1.0)
+            return super().train_step(data)
+
+    with pytest.raises(ValueError, match=r"singleton tf\.Variables"):
+        fit(make_model(Forgetful, loss="mse"), DATA)
