@@ -80,9 +80,7 @@ def _make_function(
     model: keras.Model, step: Callable[[Any], Any], logs_so_far: Callable[[], Any]
 ) -> Callable[[Any], Any]:
     """Return the function for a step that returns logs, or None where they are to be `logs_so_far` after the last."""
-    strategy, steps = model.distribute_strategy, int(model.steps_per_execution)
-
-    at_once = True
+    strategy, steps, at_once = model.distribute_strategy, int(model.steps_per_execution), True
 
     def on_device(batch: Any) -> Any:
         nonlocal at_once
