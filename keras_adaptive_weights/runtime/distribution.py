@@ -128,6 +128,9 @@ def on_every_replica(
 def value_where(condition: Any, fn: Callable[[], Any], otherwise: Any) -> Any:
     """Return what `fn` returns where a condition holds, and compute it only there.
 
+    In a graph `fn` stays a function of its own. A condition is taken apart into operations that all run in every step,
+    to say that they have nothing to say: with the 5,000 of a small speech model's backward passes 3 % of its time.
+
     On several replicas, in a graph, all the same on every step where it cannot wait in a condition: to differentiate a
     synchronized layer is to reduce over the replicas by the context in which the layer was called.
 
@@ -136,10 +139,11 @@ def value_where(condition: Any, fn: Callable[[], Any], otherwise: Any) -> Any:
         fn: Makes a tensor, the same on all replicas; it may reduce over them.
         otherwise: The value where the condition does not hold.
     """
-    if replicas() == 1:
-        return tf.cond(condition, fn, lambda: otherwise)
     if tf.executing_eagerly():
         return fn() if condition else otherwise
+    if replicas() == 1:
+        apart = tf.function(fn, autograph=False, experimental_attributes={"_noinline": True})
+        return tf.cond(condition, apart, lambda: otherwise)
 
     def across(strategy: Any, fns: Any, condition: Any, otherwise: Any) -> Any:
         def of_first(values: Any) -> Any:

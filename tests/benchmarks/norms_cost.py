@@ -4,13 +4,13 @@
     python tests/benchmarks/norms_cost.py --seconds 20 --no-xla
     python tests/benchmarks/norms_cost.py --speech              # the small speech model of examples/compare.py
 
-A model trains in several ways that take turns in segments of 50 steps: without a balance; with `GradientShare()`,
-measured in all variables that several terms reach; in the last shared layer only; and "between", a balance that never
-measures in the segment: what the condition costs. The model is a trunk and four heads at its end, one for each term, so
-that each norm takes a backward pass through all of it; that of speech has terms that branch off on the way. A figure is
-the median over all rounds of the processor time relative to that without a balance in the same round, with its
-quartiles in brackets: TensorFlow has one thread, and other work on the machine does not count. The calibration is left
-out.
+A model trains in several ways that take turns step by step: without a balance; with `GradientShare()`, measured in all
+variables that several terms reach; and in the last shared layer only. The model is a trunk and four heads at its end,
+one for each term, so that each norm takes a backward pass through all of it; that of speech has terms that branch off
+on the way. Every tenth step measures here, and the figures are for every fiftieth. Each is the processor time beyond
+that of the step without a balance at the same turn, relative to the median of those: the median of a block of a hundred
+turns, and of these medians the median, with their quartiles in brackets. TensorFlow has one thread, and other work on
+the machine does not count. The calibration is left out.
 """
 
 from __future__ import annotations
@@ -36,13 +36,12 @@ import keras_adaptive_weights as kaw
 
 _TERMS = ("mel_loss", "stop_loss", "pitch_loss", "energy_loss")
 _LAST, _LAST_OF_SPEECH = "shared3", "decoder_0"
-_EVERY = 50
+_EVERY, _EVERY_HERE, _BLOCK = 50, 10, 100
 _ROOM = kaw.AdaptiveWeightConfig(min_weight=0.01, max_weight=100.0)
 _WAYS = {
     "none": None,
-    "all shared": kaw.GradientShare(measure_every=_EVERY, calibrate_steps=None),
-    "last shared layer": kaw.GradientShare(measure_every=_EVERY, calibrate_steps=None, variables=_LAST),
-    "between": kaw.GradientShare(measure_every=10_000, calibrate_steps=None),
+    "all shared": kaw.GradientShare(measure_every=_EVERY_HERE, calibrate_steps=None),
+    "last shared layer": kaw.GradientShare(measure_every=_EVERY_HERE, calibrate_steps=None, variables=_LAST),
 }
 
 
@@ -59,36 +58,47 @@ def main() -> None:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     modes = [False] if options.speech or options.no_xla else [False, True]
-    rows = [_row(_speech() if options.speech else _trunk(options, jit), options.seconds, jit=jit) for jit in modes]
-    ways = [way for way in _WAYS if way != "none"]
-    publish(table(["plain step", "XLA", *ways], rows), options.output)
+    header = ["plain step", "XLA", "measured in", "a step that measures", "one that does not", f"every {_EVERY} steps"]
+    rows = []
+    for jit in modes:
+        rows += _rows(_speech() if options.speech else _trunk(options, jit), options.seconds, jit=jit)
+    publish(table(header, rows), options.output)
 
 
-def _row(made: tuple[dict[str, kaw.StableModel], tf.data.Dataset], seconds: float, *, jit: bool) -> list[str]:
+def _rows(made: tuple[dict[str, kaw.StableModel], tf.data.Dataset], seconds: float, *, jit: bool) -> list[list[str]]:
+    """Return a row for each way to measure."""
     models, batches = made
     iterators = {way: iter(batches) for way in models}
     functions = {way: model.make_train_function() for way, model in models.items()}
-    took: dict[str, list[float]] = {way: [] for way in models}
 
-    def segment(way: str) -> float:
+    def step(way: str) -> float:
         began = time.process_time()
-        for _ in range(_EVERY):
-            logs = functions[way](iterators[way])
-        float(logs["loss"])
-        return 1e3 * (time.process_time() - began) / _EVERY
+        float(functions[way](iterators[way])["loss"])
+        return 1e3 * (time.process_time() - began)
 
+    def turns() -> list[dict[str, float]]:
+        return [{way: step(way) for way in order.sample(list(models), len(models))} for _ in range(_EVERY_HERE)]
+
+    order, blocks = random.Random(7), []
+    turns()
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(blocks) < 3:
+        blocks.append([turns() for _ in range(_BLOCK // _EVERY_HERE)])
+    plain = statistics.median(turn["none"] for block in blocks for ten in block for turn in ten)
+
+    def beyond(way: str, block: list[list[dict[str, float]]], places: slice) -> float:
+        return 100.0 / plain * statistics.median(turn[way] - turn["none"] for ten in block for turn in ten[places])
+
+    rows = []
     for way in models:
-        segment(way)
-    order, end = random.Random(7), time.perf_counter() + seconds
-    while time.perf_counter() < end or len(took["none"]) < 3:
-        for way in order.sample(list(models), len(models)):
-            took[way].append(segment(way))
-    relative = {
-        way: quartiles([100.0 * (a / b - 1.0) for a, b in zip(took[way], took["none"], strict=True)], ".1f", "%")
-        for way in models
-        if way != "none"
-    }
-    return [f"{statistics.median(took['none']):.1f} ms", "yes" if jit else "no", *relative.values()]
+        if way == "none":
+            continue
+        measuring = [beyond(way, block, slice(_EVERY_HERE - 1, None)) for block in blocks]
+        others = [beyond(way, block, slice(_EVERY_HERE - 1)) for block in blocks]
+        both = [(m + (_EVERY - 1) * o) / _EVERY for m, o in zip(measuring, others, strict=True)]
+        figures = [quartiles(measuring, ".0f", "%"), quartiles(others, ".1f", "%"), quartiles(both, ".1f", "%")]
+        rows.append([f"{plain:.1f} ms", "yes" if jit else "no", way, *figures])
+    return rows
 
 
 def _trunk(options: argparse.Namespace, jit: bool) -> tuple[dict[str, kaw.StableModel], tf.data.Dataset]:

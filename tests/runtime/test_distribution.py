@@ -165,6 +165,29 @@ def test_on_one_replica_nothing_is_done_about_replicas():
     assert distribution.logs_for_reduction(strategy, logs) is logs
 
 
+def test_what_is_computed_under_a_condition_is_one_operation_of_the_graph():
+    """All operations of a condition run in every step, if only to say that they have nothing to say."""
+
+    def dear(value):
+        for _ in range(50):
+            value = tf.sin(value)
+        return value
+
+    @tf.function(autograph=False)
+    def step(condition, value):
+        return distribution.value_where(condition, lambda: dear(value), value)
+
+    traced = step.get_concrete_function(tf.TensorSpec([], tf.bool), tf.TensorSpec([]))
+    functions = {function.signature.name: function for function in traced.graph.as_graph_def().library.function}
+    (condition,) = [op for op in traced.graph.get_operations() if op.type in ("If", "StatelessIf")]
+    branch = functions[condition.get_attr("then_branch").name]
+    (call,) = [node for node in branch.node_def if "Call" in node.op]
+    assert len(branch.node_def) < 10
+    assert functions[call.attr["f"].func.name].attr["_noinline"].b
+    assert float(traced(tf.constant(True), tf.constant(1.0))) == pytest.approx(float(dear(tf.constant(1.0))))
+    assert float(traced(tf.constant(False), tf.constant(1.0))) == 1.0
+
+
 @pytest.mark.parametrize(("finite", "expected"), [(True, [2.0, 2.0]), (False, [7.0, 7.0]), (None, [2.0, 2.0])])
 def test_a_step_is_done_or_undone(finite, expected):
     variable = tf.Variable([1.0, 1.0])
