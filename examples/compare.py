@@ -27,9 +27,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compare_grid import command, results
-from compare_grid.command import names_of, positive
+from compare_grid.command import factor, names_of, positive
 from compare_grid.data import find_clips
-from compare_grid.grid import CONTESTANTS, SCENARIOS, Settings, cells
+from compare_grid.grid import CONTESTANTS, SCENARIOS, USUAL_ROOM, Settings, cells
 from compare_grid.pool import run_all
 from compare_grid.report import report
 from xtts_demo.clips import DataError
@@ -67,7 +67,7 @@ def train(path: Path, options: argparse.Namespace) -> None:
         DataError: The corpus cannot be made.
         OSError: The file cannot be written.
     """
-    settings = Settings(steps=options.steps, max_clips=options.max_clips)
+    settings = Settings(steps=options.steps, max_clips=options.max_clips, room=options.room)
     wanted = cells(options.scenarios, options.contestants, options.seeds)
     left = results.missing(wanted, results.read(path), settings.label)
     print(f"{len(wanted)} runs, {len(left)} of them still to do: {settings.label}; into {path}", file=sys.stderr)
@@ -97,6 +97,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=positive, help="number of seeds (5)")
     parser.add_argument("--scenarios", type=names_of(SCENARIOS), help=f"some of {','.join(SCENARIOS)} (all)")
     parser.add_argument("--contestants", type=names_of(CONTESTANTS), help=f"some of {','.join(CONTESTANTS)} (all)")
+    parser.add_argument("--room", type=factor, default=USUAL_ROOM, help="how far balanced weights may move (100)")
     parser.add_argument("--max-clips", type=positive, help="read only so many sentences of the corpus (all)")
     parser.add_argument("--workers", type=positive, default=2, help="processes, of one thread each (2)")
     parser.add_argument("--cache-dir", type=Path, default=default_cache_dir(), help="for corpus and spectrograms")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 import sys
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
@@ -51,6 +53,14 @@ def positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1; received {text!r}")
     return int(text)
+
+
+def factor(text: str) -> float:
+    """Return an option's value as a number above 1."""
+    with contextlib.suppress(ValueError):
+        if 1.0 < (number := float(text)) < math.inf:
+            return number
+    raise argparse.ArgumentTypeError(f"expected a number above 1; received {text!r}")
 
 
 def names_of(known: dict) -> Callable[[str], list[str]]:

@@ -15,7 +15,7 @@ from xtts_demo.model import XTTSModel
 import keras_adaptive_weights as kaw
 
 from .earlier_rule import EarlierRuleModel
-from .grid import ADAPTIVE, BALANCED, EARLIER, FIXED, PLAIN, SURGE_FACTOR, TERMINATE, Settings
+from .grid import ADAPTIVE, BALANCED, EARLIER, FIXED, PLAIN, SURGE_FACTOR, TERMINATE, USUAL_ROOM, Settings
 from .plain import PlainModel
 
 REDUCTION = 4
@@ -30,7 +30,6 @@ _MODELS = {
     ADAPTIVE: kaw.StableModel,
     **dict.fromkeys(BALANCED, kaw.StableModel),
 }
-_ROOM = 100.0
 
 
 class SurgingRate(keras.optimizers.schedules.LearningRateSchedule):
@@ -87,19 +86,21 @@ def build(contestant: str, base_weight: float, shape: Shape, settings: Settings,
     model = _MODELS[contestant](inputs, network(inputs))
     model.compile(
         optimizer=keras.optimizers.Adam(SurgingRate(settings, surge), global_clipnorm=_CLIP_NORM),
-        loss=loss(contestant, base_weight),
+        loss=loss(contestant, base_weight, settings.room),
     )
     model.optimizer.build(model.trainable_variables)  # else Keras traces the train step twice, which takes seconds
     return model
 
 
-def loss(contestant: str, base_weight: float) -> kaw.XTTSLoss:
+def loss(contestant: str, base_weight: float, room: float = USUAL_ROOM) -> kaw.XTTSLoss:
     """Return the loss of a contestant. A weight outside the guide's bounds moves up to a hundredfold either way."""
-    if contestant in BALANCED:
-        return kaw.XTTSLoss(base_weight, balance=kaw.GradientShare(BALANCED[contestant]))
     usual = kaw.AdaptiveWeightConfig(enabled=contestant == ADAPTIVE)
+    if contestant in BALANCED:
+        wide = kaw.AdaptiveWeightConfig(min_weight=base_weight / room, max_weight=base_weight * room)
+        balance = kaw.GradientShare(BALANCED[contestant])
+        return kaw.XTTSLoss(base_weight, config=None if room == USUAL_ROOM else wide, balance=balance)
     if not usual.min_weight <= base_weight <= usual.max_weight:
-        usual = dataclasses.replace(usual, min_weight=base_weight / _ROOM, max_weight=base_weight * _ROOM)
+        usual = dataclasses.replace(usual, min_weight=base_weight / USUAL_ROOM, max_weight=base_weight * USUAL_ROOM)
     return kaw.XTTSLoss(base_weight, config=usual)
 
 

@@ -13,6 +13,7 @@ SPIKE_FACTOR = 100.0
 SURGE_FACTOR = 10.0
 SURGE_SHARE = 0.05
 GUIDE_WEIGHT = 2.5
+USUAL_ROOM = 100.0  # what the package gives a balanced weight without settings
 
 PLAIN, TERMINATE, EARLIER, FIXED, ADAPTIVE = "plain", "terminate-on-nan", "earlier-rule", "mixin-fixed", "adaptive"
 SHARE, AUTO = "share-60", "auto"
@@ -69,6 +70,7 @@ class Settings:
         max_clips: Only so many sentences of the corpus are looked at. `None`: all.
         width: Channels of the model.
         learning_rate: Its peak; it rises over 40 steps and falls along a cosine to 0.
+        room: Balanced weights move within their base divided by this and times this.
     """
 
     steps: int = 400
@@ -77,14 +79,16 @@ class Settings:
     max_clips: int | None = None
     width: int = 64
     learning_rate: float = 2e-3
+    room: float = USUAL_ROOM
 
     @property
     def label(self) -> str:
         """The settings in one line. Rows with another line do not belong to the same grid."""
         clips = "" if self.max_clips is None else f" of the first {self.max_clips}"
+        room = "" if self.room == USUAL_ROOM else f"; room {self.room:g}"
         return (
             f"{self.steps} steps of {self.batch_size} clips{clips} up to {self.max_seconds:g} s; width {self.width}; "
-            f"rate {self.learning_rate:g}"
+            f"rate {self.learning_rate:g}{room}"
         )
 
 

@@ -35,7 +35,7 @@ _LOSSES = {"mel": "mae", "stop": "mse", "pitch": "huber", "energy": "mse"}
 _WEIGHTS = {"mel": 2.5, "stop": 1.5, "pitch": 2.0, "energy": 0.1}
 _BATCH, _BANDS, _DEPTH = 16, 80, 5
 _STEPS = 40
-_LARGE_STEPS, _LARGE_ROUNDS = 6, 8
+_LARGE_STEPS = 6
 _TASKS = {2: (256, 8), 20: (512, 24)}
 """Width and frames of a model whose step takes about so many milliseconds on two cores."""
 
@@ -117,7 +117,7 @@ def _train_large(kind, frames, connection):
     connection.send(((after - before) / 1024, model.count_params()))
 
 
-def memory(frames):
+def memory(frames, rounds):
     """Rows of the table of peak memory, and of the step: the processes take turns."""
     kinds, processes, connections = (PLAIN, PLUGIN), [], {}
     for kind in kinds:
@@ -125,7 +125,7 @@ def memory(frames):
         processes.append(multiprocessing.get_context("spawn").Process(target=_train_large, args=(kind, frames, theirs)))
         processes[-1].start()
     times = {kind: [] for kind in kinds}
-    for turn in range(_LARGE_ROUNDS):
+    for turn in range(rounds):
         for kind in kinds if turn % 2 else reversed(kinds):
             connections[kind].send(True)
             times[kind] += connections[kind].recv()
@@ -154,13 +154,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--memory", action="store_true", help="peak memory of a large model")
     parser.add_argument("--frames", type=int, default=1, help="of a sample, of which a batch has 16, for --memory (1)")
+    parser.add_argument("--rounds", type=int, default=8, help="for --memory, of six steps each (8)")
     parser.add_argument("--seconds", type=float, default=60.0, help="for each length of the step (default: 60)")
     parser.add_argument("--step-ms", type=int, choices=sorted(_TASKS), action="append", help="one length only")
     options = parser.parse_args()
     if options.memory:
         print(
             table(
-                ["", "parameters", "peak memory", "above plain Keras", "lower quartile", "step"], memory(options.frames)
+                ["", "parameters", "peak memory", "above plain Keras", "lower quartile", "step"],
+                memory(options.frames, options.rounds),
             )
         )
         return

@@ -151,6 +151,8 @@ def test_a_balance_begins_where_all_others_do_and_has_room():
     for contestant in (ADAPTIVE, SHARE, AUTO):
         config = losses[contestant].mel_weight.config
         assert (config.min_weight, config.max_weight) == (pytest.approx(0.00025), pytest.approx(2.5))
+    wide = loss(SHARE, 0.025, room=1000.0).mel_weight.config
+    assert (wide.min_weight, wide.max_weight) == (pytest.approx(0.000025), pytest.approx(25.0))
     assert losses[SHARE].balance.shares == {"mel_loss": 0.6}
     assert losses[AUTO].balance.shares is None
     assert [contestant for contestant, made in losses.items() if made.mel_weight.config.enabled] == [
