@@ -4,11 +4,13 @@ Where it is measured is the strategy's `variables`: by default all variables of 
 terms reach, since only there is anything to share. Penalties of layers (`add_loss`, regularizers) are no terms.
 
 Each term takes a backward pass, but for one where the gradient of the weighted sum is known: its gradient is what the
-others leave of that. Where they leave little, that is rounding, and the term is differentiated like the others.
+others leave of that, as a backward pass is linear. Where they leave little, that is rounding, and the term is
+differentiated like the others; so are all terms of many variables, as what is left of those takes memory.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +23,8 @@ from keras_adaptive_weights.runtime.distribution import divide_by_replicas, sum_
 from keras_adaptive_weights.training.finiteness import each_index_once, first_non_finite
 
 _SHOWN = 5
+_MANY = 2**22
+"""Elements of all gradients: of more, what the others leave takes five times the memory of the gradients."""
 _LITTLE = 0.1**2
 """Of the others' squared norms: in what is left above that, float32 has lost one of seven digits."""
 
@@ -62,7 +66,8 @@ def norms_of_terms(
     picked = picked_variables(loss.balance, variables)
     if len(parts) < 2:
         return tf.fill([len(loss.terms)], tf.constant(np.nan))
-    left_over = None if whole is None else next((name for name in loss.adaptive_weights if name in parts), None)
+    few = sum(math.prod(variable.shape) for variable in picked) <= _MANY
+    left_over = next((name for name in loss.adaptive_weights if name in parts and few), None)
     if whole is None or left_over is None:
         terms = _Terms(loss, tape, parts, measured, scale, picked)
         for name in parts:

@@ -204,9 +204,11 @@ class StableTrainStepMixin(StepPieces, BuildsFromLocalBatch, ListsSomeLast):
         return self.apply_if_finite(measured._replace(adds_up=self._adds_up()), gradients, before, tape=tape)
 
     def _adds_up(self) -> bool:
-        """Whether the total is the weighted sum of the terms: what a class computes by itself may not be."""
-        own = type(self).compute_loss is not StableTrainStepMixin.compute_loss
-        return not own and getattr(type(self.loss), "evaluate", None) is CompositeLoss.evaluate and not self.losses
+        """Whether the objective is the weighted sum of the terms: what a class computes by itself may not be."""
+        ours = all(
+            getattr(type(self), n) is getattr(StableTrainStepMixin, n) for n in ("compute_loss", "measure_losses")
+        )
+        return ours and getattr(type(self.loss), "evaluate", None) is CompositeLoss.evaluate and not self.losses
 
     @as_it_is
     def test_step(self, data: Any) -> dict[str, Any]:

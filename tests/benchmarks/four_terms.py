@@ -31,6 +31,7 @@ from markdown import table
 import keras_adaptive_weights as kaw
 
 PLAIN, AGAIN, PLUGIN = "plain Keras", "plain Keras again", "stable model, callback, record"
+BALANCED = "the same, a GradientShare that measures every third step"
 _LOSSES = {"mel": "mae", "stop": "mse", "pitch": "huber", "energy": "mse"}
 _WEIGHTS = {"mel": 2.5, "stop": 1.5, "pitch": 2.0, "energy": 0.1}
 _BATCH, _BANDS, _DEPTH = 16, 80, 5
@@ -59,12 +60,22 @@ def make_model(kind, width, frames, **compile_arguments):
         hidden = keras.layers.Dense(width, activation="relu")(hidden)
     model = keras.Model(inputs, {name: keras.layers.Dense(_BANDS, name=name)(hidden) for name in _LOSSES})
     weights = dict(_WEIGHTS)
-    if kind == PLUGIN:
+    if kind in (PLUGIN, BALANCED):
         model = kaw.stable(model)
         weights = {name: kaw.AdaptiveWeight(weight) if weight >= 1.0 else weight for name, weight in weights.items()}
+    if kind == BALANCED:
+        terms = {f"{name}_loss": kaw.LossTerm(squared(name), weights[name]) for name in _LOSSES}
+        balance = kaw.GradientShare(measure_every=3, calibrate_steps=None)
+        model.compile(keras.optimizers.Adam(1e-4), kaw.CompositeLoss(terms, balance=balance), **compile_arguments)
+        return model
     optimizer = keras.optimizers.Adam(1e-4)
     model.compile(optimizer, _LOSSES, weights, jit_compile=False, **compile_arguments)
     return model
+
+
+def squared(name):
+    """The squared error of an output, per sample."""
+    return lambda y, out: tf.reduce_mean(tf.square(y[name] - out[name]), axis=(1, 2))
 
 
 def make_data(frames):
@@ -74,7 +85,7 @@ def make_data(frames):
 
 
 def callbacks_of(kind, folder):
-    return [kaw.AdaptiveWeightCallback(log_dir=folder)] if kind == PLUGIN else []
+    return [kaw.AdaptiveWeightCallback(log_dir=folder)] if kind in (PLUGIN, BALANCED) else []
 
 
 def step_times(model, data, steps, more):
@@ -119,7 +130,7 @@ def _train_large(kind, frames, connection):
 
 def memory(frames, rounds):
     """Rows of the table of peak memory, and of the step: the processes take turns."""
-    kinds, processes, connections = (PLAIN, PLUGIN), [], {}
+    kinds, processes, connections = (PLAIN, PLUGIN, BALANCED), [], {}
     for kind in kinds:
         connections[kind], theirs = multiprocessing.Pipe()
         processes.append(multiprocessing.get_context("spawn").Process(target=_train_large, args=(kind, frames, theirs)))

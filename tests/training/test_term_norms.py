@@ -7,6 +7,7 @@ import tensorflow as tf
 from small_training import absolute_error, assert_same, batches, fit, make_model, squared_error, values_of
 
 import keras_adaptive_weights as kaw
+from keras_adaptive_weights.training import term_norms
 from keras_adaptive_weights.training.term_norms import norms_of_terms
 
 ALL_STEPS = {"measure_every": 1, "calibrate_steps": None}
@@ -350,6 +351,12 @@ class Doubled(kaw.StableModel):
         return 2.0 * super().compute_loss(*args, **kwargs)
 
 
+class Redoubled(kaw.StableModel):
+    def measure_losses(self, *args, **kwargs):
+        measured = super().measure_losses(*args, **kwargs)
+        return measured._replace(objective=2.0 * measured.objective)
+
+
 class TakesTheRoot(kaw.CompositeLoss):
     def evaluate(self, *args, **kwargs):
         measured = super().evaluate(*args, **kwargs)
@@ -376,20 +383,23 @@ LEFT_OVER = {
     "with loss scaling": ({"optimizer": float16()}, 1),
     "a thousandth of the others": ({"part": 1e-3}, 2),
     "a millionth": ({"part": 1e-6}, 2),
+    "of many variables": ({"many": 30}, 2),
     "in eager mode": ({"run_eagerly": True}, 2),
     "beside penalties": ({"cls": Penalised}, 2),
     "of another total": ({"cls": Doubled}, 2),
+    "of another objective": ({"cls": Redoubled}, 2),
     "of a loss's own total": ({"loss_cls": TakesTheRoot}, 2),
     "of other gradients": ({"cls": Halved}, 2),
 }
 
 
 @pytest.mark.parametrize("case", LEFT_OVER)
-def test_one_term_takes_no_pass_of_its_own_where_it_is_what_the_others_leave_of_the_gradient(case):
+def test_one_term_takes_no_pass_of_its_own_where_it_is_what_the_others_leave_of_the_gradient(case, monkeypatch):
     """A term with a weight of 0 is not in the gradient, and does not take away from it."""
     settings, passes = LEFT_OVER[case]
     settings, counted = {"optimizer": keras.optimizers.SGD(0.0), **settings}, []
     part, cls, places = settings.pop("part", 1.0), settings.pop("cls", kaw.StableModel), settings.pop("variables", None)
+    monkeypatch.setattr(term_norms, "_MANY", settings.pop("many", term_norms._MANY))
     dampens, loss_cls = settings.pop("dampens", None), settings.pop("loss_cls", kaw.CompositeLoss)
 
     @tf.custom_gradient
