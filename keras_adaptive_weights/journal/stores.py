@@ -75,9 +75,16 @@ class TensorFlowStore:
             _gfile().remove(path)
 
     def make_folder(self, path: str) -> None:
-        """Make a folder and those around it, where a store has folders."""
+        """Make a folder and those around it, where a store has folders.
+
+        Raises:
+            FileNotFoundError: No such bucket: TensorFlow would look for it for ever.
+        """
+        gfile, bucket = _gfile(), "/".join(path.split("/")[:3])
         with _errors_of(path):
-            _gfile().makedirs(path)
+            if path.startswith("gs://") and not gfile.isdir(path) and not gfile.exists(bucket):
+                raise FileNotFoundError(f"{path!r}: there is no bucket {bucket!r}, or it is not to be seen from here.")
+            gfile.makedirs(path)
 
     def walk(self, root: str) -> Iterator[tuple[str, list[str]]]:
         """Yield every folder below a root, and the names of the objects in it."""

@@ -39,7 +39,7 @@ def first_non_finite(
         largest there is for more than that, NaN where not everything is finite); whether everything is finite; and the
         index of the first non-finite value among terms, total and each gradient, -1 where there is none.
     """
-    values = [None if g is None else each_index_once(g) for g in gradients]
+    values = [None if g is None else _values(g) for g in gradients]
     others = [total, *terms.values(), *(v for v in values if v is not None)]
     dtype = tf.float64 if any(value.dtype == tf.float64 for value in others) else tf.float32
     values = [None if value is None else tf.cast(value, dtype) for value in values]
@@ -67,7 +67,7 @@ def first_non_finite(
     return tf.cast(norm, tf.float32), index < 0, index
 
 
-def each_index_once(gradient: Any) -> Any:
+def _values(gradient: Any) -> Any:
     """Return a gradient as one real tensor, in which each index of slices is there once."""
     if isinstance(gradient, tf.IndexedSlices):
         indices, places = tf.unique(gradient.indices)

@@ -16,7 +16,6 @@ from keras_adaptive_weights.losses.composite import CompositeLoss
 from keras_adaptive_weights.losses.keras_losses import OutputLosses
 from keras_adaptive_weights.losses.per_sample import batched
 from keras_adaptive_weights.losses.per_sample import counts as anything_to_measure
-from keras_adaptive_weights.runtime.conditional_writes import in_xla
 from keras_adaptive_weights.runtime.distribution import (
     divide_by_replicas,
     logs_for_reduction,
@@ -67,7 +66,6 @@ class Measurement(NamedTuple):
         requests: Share of the replicas that pass on each request by hand; see `Telemetry.requests`. `None`: none can.
         batch: `(x, y, y_pred, sample_weight)`.
         parts: Each term of this replica as the total has it, neither reduced nor averaged.
-        adds_up: Whether the gradients to apply are those of the weighted sum of `parts` and of nothing else, dampened.
 
     With several replicas, total and terms are means over those that had something to measure, and the objective is the
     replica's own.
@@ -82,7 +80,6 @@ class Measurement(NamedTuple):
     requests: Any
     batch: tuple[Any, Any, Any, Any]
     parts: Mapping[str, Any] = {}
-    adds_up: bool = False
 
 
 class StepPieces:
@@ -181,7 +178,7 @@ class StepPieces:
         norm, finite, bad = first_non_finite(
             measured.terms, measured.total, gradients, gradient_scale(self.optimizer), variables
         )
-        due, term_norms = self._measure_term_norms(measured, gradients, variables, tape)
+        due, term_norms = self._measure_term_norms(measured, variables, tape)
         taken, counts = self._verdict(measured, finite)
         # Without metrics of its own `compute_metrics` only reads, which would make all logs wait for the optimizer.
         own_logs = is_overridden(self, "compute_metrics")
@@ -325,11 +322,7 @@ class StepPieces:
         return self.loss.norm_schedule if isinstance(self.loss, CompositeLoss) else None
 
     def _measure_term_norms(
-        self,
-        measured: Measurement,
-        gradients: Sequence[Any],
-        variables: Sequence[Any],
-        tape: tf.GradientTape | None,
+        self, measured: Measurement, variables: Sequence[Any], tape: tf.GradientTape | None
     ) -> tuple[Any, Any]:
         """Return whether this step is to measure the norm of each term's gradient, and a vector of them or of NaN."""
         if self._norm_schedule is None:
@@ -337,13 +330,7 @@ class StepPieces:
         refuse_no_tape(tape, self.loss.balance)
         parts = {name: value for name, value in measured.parts.items() if name in self.loss.terms}
         due, scale = self._norm_schedule.due(), gradient_scale(self.optimizer)
-        # XLA copies in every step what a condition takes, which of all gradients costs more than it saves
-        worth_it = not in_xla() or self.loss.balance.variables is not None
-        known = measured.adds_up and replicas() == 1 and not tf.executing_eagerly()
-        whole = gradients if known and worth_it else None
-        measure = functools.partial(
-            norms_of_terms, self.loss, tape, parts, measured.measured, scale, variables, whole, measured.dampening
-        )
+        measure = functools.partial(norms_of_terms, self.loss, tape, parts, measured.measured, scale, variables)
         return due, value_where(due, measure, tf.fill([len(self.loss.terms)], np.float32(np.nan)))
 
     def _build_optimizer(self) -> None:

@@ -2,15 +2,10 @@
 
 Where it is measured is the strategy's `variables`: by default all variables of the step that two or more of the batch's
 terms reach, since only there is anything to share. Penalties of layers (`add_loss`, regularizers) are no terms.
-
-Each term takes a backward pass, but for one where the gradient of the weighted sum is known: its gradient is what the
-others leave of that, as a backward pass is linear. Where they leave little, that is rounding, and the term is
-differentiated like the others; so are all terms of many variables, as what is left of those takes memory.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,13 +15,9 @@ import tensorflow as tf
 
 from keras_adaptive_weights.losses.composite import CompositeLoss
 from keras_adaptive_weights.runtime.distribution import divide_by_replicas, sum_gradients
-from keras_adaptive_weights.training.finiteness import each_index_once, first_non_finite
+from keras_adaptive_weights.training.finiteness import first_non_finite
 
 _SHOWN = 5
-_MANY = 2**22
-"""Elements of all gradients: of more, what the others leave takes five times the memory of the gradients."""
-_LITTLE = 0.1**2
-"""Of the others' squared norms: in what is left above that, float32 has lost one of seven digits."""
 
 
 def norms_of_terms(
@@ -36,8 +27,6 @@ def norms_of_terms(
     measured: Mapping[str, Any],
     scale: Any,
     variables: Sequence[Any],
-    whole: Sequence[Any] | None = None,
-    dampening: Any = 1.0,
 ) -> Any:
     """Measure, on every replica.
 
@@ -51,9 +40,6 @@ def norms_of_terms(
         measured: Of each, whether there was anything to measure: True, or a scalar bool tensor.
         scale: Loss scale of mixed precision.
         variables: Variables of the step.
-        whole: Gradients of the weighted sum of the parts by `variables`, scaled and dampened; in a graph, on one
-            replica. `None`: not known.
-        dampening: Factor in `whole`.
 
     Returns:
         A float32 vector with an element per term of the loss: infinite where the gradient is not finite, NaN where the
@@ -66,91 +52,22 @@ def norms_of_terms(
     picked = picked_variables(loss.balance, variables)
     if len(parts) < 2:
         return tf.fill([len(loss.terms)], tf.constant(np.nan))
-    few = sum(math.prod(variable.shape) for variable in picked) <= _MANY
-    left_over = next((name for name in loss.adaptive_weights if name in parts and few), None)
-    if whole is None or left_over is None:
-        terms = _Terms(loss, tape, parts, measured, scale, picked)
-        for name in parts:
-            terms.differentiate(name)
-        norms = {}
-    else:
-        terms = _Terms(loss, tape, parts, measured, tf.cast(scale, tf.float32) * tf.cast(dampening, tf.float32), picked)
-        own = {id(variable): gradient for variable, gradient in zip(variables, whole, strict=True)}
-        norms = {left_over: _norm_left_over(terms, left_over, [own[id(variable)] for variable in picked])}
-    norms |= {name: terms.norm(name, terms.gradients[name]) for name in parts if name not in norms}
-    return tf.stack([norms.get(name, tf.constant(np.nan)) for name in loss.terms])
-
-
-class _Terms:
-    """The terms of a step, and the gradients of those that were differentiated, by the variables `picked`."""
-
-    def __init__(
-        self,
-        loss: CompositeLoss,
-        tape: tf.GradientTape,
-        parts: Mapping[str, Any],
-        measured: Mapping[str, Any],
-        scale: Any,
-        picked: Sequence[Any],
-    ) -> None:
-        self.loss, self._tape, self.parts, self._measured, self._picked = loss, tape, parts, measured, picked
-        self._factors = {
-            name: _factor(loss, name, value.dtype) * tf.cast(scale, value.dtype) for name, value in parts.items()
-        }
-        self.gradients: dict[str, Sequence[Any]] = {}
-
-    def differentiate(self, name: str, sign: float = 1.0) -> Sequence[Any]:
-        """Return the gradients of a term, with its weight and the scale."""
-        part = self.parts[name]
-        seed = sign * divide_by_replicas(self._factors[name]) * tf.ones_like(part)
-        gradients = self._tape.gradient(part, self._picked, output_gradients=seed)
-        self.gradients[name] = sum_gradients(gradients)
-        return self.gradients[name]
-
-    def norm(self, name: str, gradients: Sequence[Any]) -> Any:
-        """Return the norm of a term's gradients, once all terms were differentiated."""
-        where = _measured_in(self.loss, {name: self.gradients[name] for name in self.parts}, self._picked)
-        norm, finite, _ = first_non_finite({}, self.parts[name], [gradients[i] for i in where], self._factors[name])
+    factors = {name: _factor(loss, name, value.dtype) * tf.cast(scale, value.dtype) for name, value in parts.items()}
+    gradients = {
+        name: tape.gradient(value, picked, output_gradients=divide_by_replicas(factors[name]) * tf.ones_like(value))
+        for name, value in parts.items()
+    }
+    if loss.balance.variables is None:
+        shared = [sum(g is not None for g in of_all) >= 2 for of_all in zip(*gradients.values(), strict=True)]
+        picked = [variable for variable, several in zip(picked, shared, strict=True) if several]
+        gradients = {n: [g for g, s in zip(of_one, shared, strict=True) if s] for n, of_one in gradients.items()}
+    _refuse_out_of_reach(loss, gradients, picked)
+    norms = {}
+    for name, value in parts.items():
+        norm, finite, _ = first_non_finite({}, value, sum_gradients(gradients[name]), factors[name], picked)
         norm = tf.where(finite, norm, np.inf)
-        there = self._measured[name]
-        return norm if there is True else tf.where(there, norm, np.nan)
-
-
-def _norm_left_over(terms: _Terms, name: str, whole: Sequence[Any]) -> Any:
-    """Differentiate all terms, this one only where it must be, and return its norm."""
-    for other in terms.parts:
-        if other != name:
-            terms.differentiate(other, -1.0)
-    # what has a weight of 0 is not in the whole
-    others = [gradients for other, gradients in terms.gradients.items() if terms.loss.terms[other].weight]
-    left = [_sum(of_one) for of_one in zip(whole, *others, strict=True)]
-    # the other way round it would not be known what the term reaches: that shows when it is differentiated
-    return tf.cond(
-        _is_little(left, others),
-        lambda: terms.norm(name, terms.differentiate(name)),
-        lambda: terms.norm(name, left),
-    )
-
-
-def _sum(gradients: Sequence[Any]) -> Any:
-    """Return the sum of gradients of one variable, of which some are None; slices stay slices."""
-    there = [gradient for gradient in gradients if gradient is not None]
-    if not there or not all(isinstance(gradient, tf.IndexedSlices) for gradient in there):
-        return tf.add_n([tf.convert_to_tensor(gradient) for gradient in there]) if there else None
-    values, indices = tf.concat([g.values for g in there], axis=0), tf.concat([g.indices for g in there], axis=0)
-    return tf.IndexedSlices(values, indices, there[0].dense_shape)
-
-
-def _is_little(left: Sequence[Any], others: Sequence[Sequence[Any]]) -> Any:
-    """Return whether gradients are little beside others, where several of these reach, or the only one."""
-    several = min(2, len(others))
-    where = [i for i, of_all in enumerate(zip(*others, strict=True)) if sum(g is not None for g in of_all) >= several]
-
-    def squared(gradients: Sequence[Any]) -> Any:
-        there = [gradients[i] for i in where if gradients[i] is not None]
-        return tf.add_n([tf.zeros([]), *(tf.cast(tf.nn.l2_loss(each_index_once(g)), tf.float32) for g in there)])
-
-    return tf.logical_not(squared(left) > _LITTLE * sum(squared(of_one) for of_one in others))
+        norms[name] = norm if measured[name] is True else tf.where(measured[name], norm, np.nan)
+    return tf.stack([norms.get(name, tf.constant(np.nan)) for name in loss.terms])
 
 
 def picked_variables(balance: Any, variables: Sequence[Any]) -> list[Any]:
@@ -217,29 +134,22 @@ def _factor(loss: CompositeLoss, name: str, dtype: Any) -> Any:
     return tf.cast(weight, dtype) if tf.is_tensor(weight) else tf.constant(weight or 1.0, dtype)
 
 
-def _measured_in(loss: CompositeLoss, gradients: Mapping[str, Sequence[Any]], picked: Sequence[Any]) -> list[int]:
-    """Return the places of the variables that are measured: all that were asked for, or what several terms reach.
+def _refuse_out_of_reach(loss: CompositeLoss, gradients: Mapping[str, Sequence[Any]], picked: Sequence[Any]) -> None:
+    """Refuse to balance what has nothing in common.
 
     Raises:
         ValueError: No variable is left, or none that an adaptive term reaches.
     """
-    several = 2 if loss.balance.variables is None else 0
-    where = [
-        i
-        for i, of_all in enumerate(zip(*gradients.values(), strict=True))
-        if sum(g is not None for g in of_all) >= several
-    ]
     owner = type(loss.balance).__name__
-    if not where:
+    if not picked:
         raise ValueError(
             f"{owner}: no two of the terms {list(gradients)} reach a common variable that is trained, so there is no "
             f"gradient to share. Write `{owner}(..., variables=[...])` to measure elsewhere, or take `balance` out."
         )
     for name in loss.adaptive_weights:
-        if name in gradients and all(gradients[name][i] is None for i in where):
+        if name in gradients and all(gradient is None for gradient in gradients[name]):
             raise ValueError(
                 f"{owner}: the term {name!r} has an adaptive weight, and reaches none of the variables in which "
-                f"gradients are measured: {[picked[i].path for i in where][:_SHOWN]}. Write "
-                f"`{owner}(..., variables=[...])` with some that it shares with other terms, or give it a fixed weight."
+                f"gradients are measured: {[v.path for v in picked][:_SHOWN]}. Write `{owner}(..., variables=[...])` "
+                "with some that it shares with other terms, or give it a fixed weight."
             )
-    return where

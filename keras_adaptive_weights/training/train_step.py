@@ -201,14 +201,7 @@ class StableTrainStepMixin(StepPieces, BuildsFromLocalBatch, ListsSomeLast):
         if not self.trainable_variables:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)  # as Keras says it
         gradients = tape.gradient(measured.objective, self.trainable_variables)
-        return self.apply_if_finite(measured._replace(adds_up=self._adds_up()), gradients, before, tape=tape)
-
-    def _adds_up(self) -> bool:
-        """Whether the objective is the weighted sum of the terms: what a class computes by itself may not be."""
-        ours = all(
-            getattr(type(self), n) is getattr(StableTrainStepMixin, n) for n in ("compute_loss", "measure_losses")
-        )
-        return ours and getattr(type(self.loss), "evaluate", None) is CompositeLoss.evaluate and not self.losses
+        return self.apply_if_finite(measured, gradients, before, tape=tape)
 
     @as_it_is
     def test_step(self, data: Any) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import tensorflow as tf
 from small_training import absolute_error, assert_same, batches, fit, make_model, squared_error, values_of
 
 import keras_adaptive_weights as kaw
-from keras_adaptive_weights.training import term_norms
 from keras_adaptive_weights.training.term_norms import norms_of_terms
 
 ALL_STEPS = {"measure_every": 1, "calibrate_steps": None}
@@ -335,108 +334,6 @@ def test_a_recurrent_layer_is_measured(mode):
     x, y = draw.standard_normal((8, 7, 4)).astype("float32"), draw.standard_normal((8, 3)).astype("float32")
     model.train_on_batch(x, y)
     assert model.telemetry.read()[-1].term_norms == pytest.approx(by_hand(model, x, y), rel=1e-4)
-
-
-# --- the one that is left over ----------------------------------------------------------------------------------
-
-
-class Penalised(kaw.StableModel):
-    @property
-    def losses(self):
-        return [100.0 * tf.reduce_sum(self.trainable_variables[0] ** 2)]
-
-
-class Doubled(kaw.StableModel):
-    def compute_loss(self, *args, **kwargs):
-        return 2.0 * super().compute_loss(*args, **kwargs)
-
-
-class Redoubled(kaw.StableModel):
-    def measure_losses(self, *args, **kwargs):
-        measured = super().measure_losses(*args, **kwargs)
-        return measured._replace(objective=2.0 * measured.objective)
-
-
-class TakesTheRoot(kaw.CompositeLoss):
-    def evaluate(self, *args, **kwargs):
-        measured = super().evaluate(*args, **kwargs)
-        return measured._replace(total=tf.sqrt(measured.total))
-
-
-class Halved(kaw.StableModel):
-    """Applies half of each gradient."""
-
-    def train_step(self, data):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        before = self.remember_state()
-        with self.gradient_tape() as tape:
-            measured = self.measure_losses(x, y, self(x, training=True), sample_weight)
-        gradients = [0.5 * g for g in tape.gradient(measured.objective, self.trainable_variables)]
-        return self.apply_if_finite(measured, gradients, before, tape=tape)
-
-
-LEFT_OVER = {
-    "in a graph": ({}, 1),
-    "with XLA": ({"jit_compile": True}, None),  # where nothing can be counted
-    "with XLA, in a layer": ({"jit_compile": True, "variables": lambda variables: variables[:2]}, None),
-    "dampened": ({"dampens": 2.0}, 1),
-    "with loss scaling": ({"optimizer": float16()}, 1),
-    "a thousandth of the others": ({"part": 1e-3}, 2),
-    "a millionth": ({"part": 1e-6}, 2),
-    "of many variables": ({"many": 30}, 2),
-    "in eager mode": ({"run_eagerly": True}, 2),
-    "beside penalties": ({"cls": Penalised}, 2),
-    "of another total": ({"cls": Doubled}, 2),
-    "of another objective": ({"cls": Redoubled}, 2),
-    "of a loss's own total": ({"loss_cls": TakesTheRoot}, 2),
-    "of other gradients": ({"cls": Halved}, 2),
-}
-
-
-@pytest.mark.parametrize("case", LEFT_OVER)
-def test_one_term_takes_no_pass_of_its_own_where_it_is_what_the_others_leave_of_the_gradient(case, monkeypatch):
-    """A term with a weight of 0 is not in the gradient, and does not take away from it."""
-    settings, passes = LEFT_OVER[case]
-    settings, counted = {"optimizer": keras.optimizers.SGD(0.0), **settings}, []
-    part, cls, places = settings.pop("part", 1.0), settings.pop("cls", kaw.StableModel), settings.pop("variables", None)
-    monkeypatch.setattr(term_norms, "_MANY", settings.pop("many", term_norms._MANY))
-    dampens, loss_cls = settings.pop("dampens", None), settings.pop("loss_cls", kaw.CompositeLoss)
-
-    @tf.custom_gradient
-    def counting(value):
-        def gradient(upstream):
-            if passes is None:
-                return upstream
-            return tf.ensure_shape(
-                tf.numpy_function(lambda v: counted.append(1) or v, [upstream], tf.float32), upstream.shape
-            )
-
-        return tf.identity(value), gradient
-
-    terms = {
-        "stop_loss": kaw.LossTerm(absolute_error, 0.5),
-        "none_loss": kaw.LossTerm(lambda t, p: 1e3 * absolute_error(t, p), 0.0),
-        "mel_loss": kaw.LossTerm(lambda t, p: counting(part * squared_error(t, p)), kaw.AdaptiveWeight(2.5)),
-    }
-    balance = kaw.GradientShare(variables=places, **ALL_STEPS)
-    loss = loss_cls(terms, balance=balance, max_loss_spike_threshold=dampens)
-    model, data = make_model(cls, loss=loss, **settings), batches(12)
-    measured_in = places and places(model.trainable_variables)
-    if dampens:
-        data[-1] = (data[-1][0], 100.0 * data[-1][1])
-    rows = rows_of(model, data)
-    for row, (x, y) in zip(rows, data, strict=True):
-        expected = by_hand(model, x, y, measured_in)
-        assert row.term_norms == pytest.approx(
-            {
-                "stop_loss": expected["stop_loss"],
-                "none_loss": 1e3 * expected["stop_loss"],
-                "mel_loss": part * expected["mel_loss"],
-            },
-            rel=1e-4,
-        )
-    assert passes is None or len(counted) == passes * len(data)
-    assert (rows[-1].dampening < 0.1) is (dampens is not None)
 
 
 # --- a step of one's own ------------------------------------------------------------------------------------
