@@ -94,11 +94,10 @@ def build(contestant: str, base_weight: float, shape: Shape, settings: Settings,
 
 def loss(contestant: str, base_weight: float, room: float = USUAL_ROOM) -> kaw.XTTSLoss:
     """Return the loss of a contestant. A weight outside the guide's bounds moves up to a hundredfold either way."""
-    usual = kaw.AdaptiveWeightConfig(enabled=contestant == ADAPTIVE)
     if contestant in BALANCED:
-        wide = kaw.AdaptiveWeightConfig(min_weight=base_weight / room, max_weight=base_weight * room)
-        balance = kaw.GradientShare(BALANCED[contestant])
-        return kaw.XTTSLoss(base_weight, config=None if room == USUAL_ROOM else wide, balance=balance)
+        config = kaw.AdaptiveWeightConfig(min_weight=base_weight / room, max_weight=base_weight * room)
+        return kaw.XTTSLoss(base_weight, config=config, balance=kaw.GradientShare(BALANCED[contestant]))
+    usual = kaw.AdaptiveWeightConfig(enabled=contestant == ADAPTIVE)
     if not usual.min_weight <= base_weight <= usual.max_weight:
         usual = dataclasses.replace(usual, min_weight=base_weight / USUAL_ROOM, max_weight=base_weight * USUAL_ROOM)
     return kaw.XTTSLoss(base_weight, config=usual)

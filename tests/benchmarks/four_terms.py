@@ -31,7 +31,7 @@ from markdown import table
 import keras_adaptive_weights as kaw
 
 PLAIN, AGAIN, PLUGIN = "plain Keras", "plain Keras again", "stable model, callback, record"
-BALANCED = "the same, a GradientShare that measures every third step"
+BALANCED = "four squared errors, a GradientShare that measures every third step"
 _LOSSES = {"mel": "mae", "stop": "mse", "pitch": "huber", "energy": "mse"}
 _WEIGHTS = {"mel": 2.5, "stop": 1.5, "pitch": 2.0, "energy": 0.1}
 _BATCH, _BANDS, _DEPTH = 16, 80, 5
@@ -63,13 +63,12 @@ def make_model(kind, width, frames, **compile_arguments):
     if kind in (PLUGIN, BALANCED):
         model = kaw.stable(model)
         weights = {name: kaw.AdaptiveWeight(weight) if weight >= 1.0 else weight for name, weight in weights.items()}
+    loss = {"loss": _LOSSES, "loss_weights": weights}
     if kind == BALANCED:
-        terms = {f"{name}_loss": kaw.LossTerm(squared(name), weights[name]) for name in _LOSSES}
+        terms = {f"{name}_loss": kaw.LossTerm(squared(name), weight) for name, weight in weights.items()}
         balance = kaw.GradientShare(measure_every=3, calibrate_steps=None)
-        model.compile(keras.optimizers.Adam(1e-4), kaw.CompositeLoss(terms, balance=balance), **compile_arguments)
-        return model
-    optimizer = keras.optimizers.Adam(1e-4)
-    model.compile(optimizer, _LOSSES, weights, jit_compile=False, **compile_arguments)
+        loss = {"loss": kaw.CompositeLoss(terms, balance=balance)}
+    model.compile(keras.optimizers.Adam(1e-4), **loss, jit_compile=False, **compile_arguments)
     return model
 
 

@@ -37,10 +37,13 @@ class Bucket:
         path, _, query = target.partition("?")
         query = dict(urllib.parse.parse_qsl(query))
         parts = [urllib.parse.unquote(part) for part in path.strip("/").split("/")]
-        if host == "storage.googleapis.com":
-            return self._read("/".join(parts[1:]), headers)
         if parts[0] == "session":
             return self._uploaded(self._uploads[parts[1]], headers, body)
+        reads = host == "storage.googleapis.com"
+        if parts[0 if reads else parts.index("b") + 1] != self.name:
+            return 404, {}, b"{}"
+        if reads:
+            return self._read("/".join(parts[1:]), headers)
         if parts[0] == "upload":
             if query["uploadType"] == "media":
                 return self._put(query["name"], body)
@@ -51,8 +54,6 @@ class Bucket:
         if name and "/rewriteTo/" in f"/{name}":
             source, _, to = name.partition("/rewriteTo/b/")
             return self._put(to.partition("/o/")[2], self.objects[source][0], {"done": True})
-        if parts[3] != self.name:
-            return 404, {}, b"{}"
         if name is None:
             return self._list(query) if parts[-1] == "o" else _json({"name": self.name})
         if name not in self.objects:
